@@ -1,0 +1,3 @@
+#include <nanobind/nanobind.h>
+
+void bind_search(nanobind::module_&) {}

@@ -1,0 +1,1 @@
+"""Search that works in any language on an ordinary CPU."""
