@@ -26,13 +26,29 @@ from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
-WINDOWS = (96, 96, 96, 96, 192)  # tokens; one is drawn for each group, so that the model also meets longer text
+WINDOWS = (96,) * 9 + (192,)  # tokens; one is drawn for each group, so that the model also meets longer text
 
 
 def best_window(query_ids: set[int], ids: list[int], idf: np.ndarray, width: int) -> int:
     """Start of the window of `ids` (stride width/2) whose distinct shared ids carry the most idf; the first of equals."""
     starts = range(0, max(1, len(ids) - width // 2), width // 2)
     return max(starts, key=lambda s: (sum(idf[i] for i in set(ids[s : s + width]) & query_ids), -s))
+
+
+def with_negatives(groups: list[dict], count: int, easy: bool, seed: int) -> list[dict]:
+    """Groups cut to `count` negatives: of their own mined ones, or (easy) passages of other questions of the same collection."""
+    draw = random.Random(seed)
+    pools: dict[str, list[str]] = {}
+    for group in groups:
+        pools.setdefault(group["set"], []).extend(group["passages"])
+
+    def negatives(group: dict) -> list[str]:
+        if not easy:
+            return draw.sample(group["passages"][1:], count)
+        others = draw.sample(pools[group["set"]], 2 * count)
+        return [p for p in others if p != group["passages"][0]][:count]
+
+    return [{**g, "passages": g["passages"][:1] + negatives(g)} for g in groups]
 
 
 def windowed(groups: list[dict], tokenizer: Tokenizer, seed: int) -> list[dict]:
@@ -107,8 +123,11 @@ def main() -> None:
     parser.add_argument("groups", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--groups-used", type=int, default=11_000, help="a random sample of the groups")
+    parser.add_argument("--negatives", type=int, default=5)
+    parser.add_argument("--easy", type=float, default=0.2, help="share of the groups, at the start, with random negatives: mined ones teach an untrained head nothing")
     parser.add_argument("--batch", type=int, default=8, help="groups a step")
-    parser.add_argument("--lr", type=float, default=1.5e-4)
+    parser.add_argument("--lr", type=float, default=2.5e-4)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--threads", type=int, default=2)
@@ -119,7 +138,11 @@ def main() -> None:
     if not start.exists():
         start_model(args.encoder, args.layers, start)
     groups = [json.loads(line) for line in args.groups.open(encoding="utf-8")]
-    groups = bucketed(windowed(groups, Tokenizer.from_file(str(start / "tokenizer.json")), args.seed), args.batch, args.seed)
+    groups = random.Random(args.seed).sample(groups, min(args.groups_used, len(groups)))
+    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+    first = int(args.easy * len(groups)) // args.batch * args.batch
+    parts = [with_negatives(groups, args.negatives, True, args.seed)[:first], with_negatives(groups, args.negatives, False, args.seed)[first:]]
+    groups = [g for part in parts for g in bucketed(windowed(part, tokenizer, args.seed), args.batch, args.seed)]
     data = Dataset.from_list([{k: g[k] for k in ("query", "docs", "labels")} for g in groups])
 
     model = CrossEncoder(str(start), max_length=320, num_labels=1)
@@ -131,7 +154,7 @@ def main() -> None:
             num_train_epochs=args.epochs,
             per_device_train_batch_size=args.batch,
             learning_rate=args.lr,
-            warmup_steps=0.06,
+            warmup_steps=0.04,
             weight_decay=0.01,
             batch_sampler=InOrder,
             logging_steps=20,

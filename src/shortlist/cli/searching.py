@@ -1,0 +1,116 @@
+"""`search` and `compare`: answers, and the three strategies side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
+from shortlist.index import Index
+from shortlist.pipeline import FIRST_STAGES, Pipeline
+from shortlist.reranker import Reranker
+from shortlist.types import Ranking
+
+SIZES = ("L-2", "L-4", "L-6", "L-12")
+
+
+def add_verbs(verbs: Any) -> None:
+    """Register `search` and `compare`."""
+    search = verbs.add_parser(
+        "search",
+        help="answer a query from an index",
+        description="The k best passages for a query: the first stage picks candidates, the reranker puts the best first.",
+        **example("shortlist search my.idx '柏林有多少人口?' -k 5 --candidates 32 --first hybrid"),
+    )
+    add_stage_arguments(search)
+    search.add_argument("--json", action="store_true", help="one JSON line a query")
+    search.set_defaults(verb=run_search)
+    compare = verbs.add_parser(
+        "compare",
+        help="embedding-only, reranker-only and two-stage side by side",
+        description="Three labelled tables of the same query and a timing summary, the offline work apart.",
+        **example("shortlist compare my.idx 'who wrote the first program?' -k 5 --candidates 32"),
+    )
+    add_stage_arguments(compare)
+    compare.add_argument("--json", action="store_true", help="one JSON line a strategy")
+    compare.set_defaults(verb=run_compare)
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query", k: int = 5, rerank: str = "L-4") -> None:
+    """The arguments of both stages, the same for every verb that searches."""
+    parser.add_argument("index", type=Path, metavar="IDX")
+    parser.add_argument(queries, metavar=queries.upper(), nargs="+" if queries == "query" else None)
+    parser.add_argument("-k", type=int, default=k, help="passages to return (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=32, metavar="N", help="passages to rerank (default: %(default)s)")
+    parser.add_argument("--first", choices=FIRST_STAGES, default="hybrid", help="first stage; none reranks everything (default: %(default)s)")
+    parser.add_argument("--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
+
+
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    """The pipeline that the stage arguments name."""
+    index = Index.open(args.index)
+    if args.rerank == "none":
+        return Pipeline(index)
+    name, size = ("shortlist-rerank", args.rerank) if args.rerank in SIZES else (args.rerank, "")
+    return Pipeline(index, Reranker.load(name, size=size, threads=args.threads))
+
+
+def run_search(args: argparse.Namespace) -> int:
+    """Print the ranking of every query."""
+    search = open_pipeline(args)
+    for query in args.query:
+        ranking = search(query, k=args.k, candidates=args.candidates, first=args.first)
+        if args.json:
+            print_json(ranking_json(ranking, args.k))
+            continue
+        out().print(ranking_table(query, ranking, args.k), f"{timing_line(ranking.timings)}\n")
+        for note in ranking.notes:
+            complain(note)
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """Print the three strategies' tables and the timing summary."""
+    search = open_pipeline(args)
+    if search.index.manifest["encoder"] is None:
+        complain("this index has no vectors, so the strategies start from BM25 instead of the encoder")
+    alone = "dense" if search.index.manifest["encoder"] is not None else "bm25"
+    first = args.first if args.first != "none" else "hybrid"
+    for query in args.query:
+        search.index.search(query, k=1, first=alone)  # opens the encoder, so that no strategy pays for it
+        strategies = {
+            "Embedding-only retrieval" if alone == "dense" else "BM25-only retrieval": search.index.search(query, k=args.k, first=alone),
+            "Reranker-only retrieval": search(query, k=args.k, first="none"),
+            f"Two-stage retrieval ({first}, N={args.candidates}, K={args.k})": search(
+                query, k=args.k, candidates=args.candidates, first=first
+            ),
+        }
+        if args.json:
+            for name, ranking in strategies.items():
+                print_json({"strategy": name, **ranking_json(ranking, args.k)})
+        else:
+            _print_comparison(query, strategies, search.index, args.k)
+    return 0
+
+
+def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, k: int) -> None:
+    console = out()
+    console.rule(escape(query))
+    for name, ranking in strategies.items():
+        console.print(ranking_table(f"Top {k} passages: {name}", ranking, k))
+    table = Table(title="Timing summary, one query online", title_justify="left", title_style="bold")
+    table.add_column("method")
+    table.add_column("time (ms)", justify="right")
+    table.add_column("stages")
+    for name, ranking in strategies.items():
+        table.add_row(name, f"{ranking.timings['total_ms']:.1f}", timing_line({s: t for s, t in ranking.timings.items() if s != "total_ms"}))
+    console.print(table)
+    built = index.manifest["built"]
+    console.print(
+        f"Offline, done once: {len(index):,} passages, {built['encode_s']:.1f} s encoding of {built['total_s']:.1f} s indexing. Not counted above.\n"
+    )

@@ -1,0 +1,91 @@
+"""What the verbs share: tables, progress bars and JSON lines. Colours only where a terminal reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from shortlist.types import Hit, Ranking
+
+Report = Callable[[int, int | None], None]
+
+
+def out() -> Console:
+    """The console on stdout; wide where no terminal limits it, so that piped tables are not cut."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
+
+
+def complain(message: str) -> None:
+    """A message on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"shortlist: {message}"))
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Report]:
+    """A bar on stderr. Yields `report(done, total)`; an unknown total shows a moving bar and the count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_json(value: Any) -> None:
+    """One JSON line on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def example(text: str) -> dict[str, Any]:
+    """Keyword arguments that put an example under a verb's help."""
+    return {"epilog": f"example:\n  {text}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def excerpt(hit: Hit, width: int = 220) -> str:
+    """Title and the beginning of the text on one line."""
+    text = "" if hit.passage is None else " ".join(hit.passage.content.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
+    """The k best passages with the place that each stage gave them."""
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_lines=True, expand=True)
+    stages = [s for s in ("bm25", "dense", "rerank") if any(s in hit.ranks for hit in ranking.hits[:k])]
+    table.add_column("#", justify="right", width=2)
+    table.add_column("passage", ratio=1, overflow="fold")
+    table.add_column("score", justify="right")
+    for stage in stages:
+        table.add_column(f"{stage} place", justify="right")
+    for rank, hit in enumerate(ranking.hits[:k], 1):
+        places = [str(hit.ranks.get(stage, "–")) for stage in stages]
+        table.add_row(str(rank), f"[dim]{escape(hit.id)}[/dim]\n{escape(excerpt(hit))}", f"{hit.score:.3f}", *places)
+    return table
+
+
+def timing_line(timings: Mapping[str, float]) -> str:
+    """`bm25 0.8 ms · dense 1.2 ms · … · total 54 ms`."""
+    return " · ".join(f"{name.removesuffix('_ms')} {ms:.1f} ms" for name, ms in timings.items())
+
+
+def ranking_json(ranking: Ranking, k: int) -> dict[str, Any]:
+    """A ranking as the JSON object that `--json` prints."""
+    return {
+        "query": ranking.query,
+        "hits": [hit_json(hit) for hit in ranking.hits[:k]],
+        "timings": {name: round(ms, 3) for name, ms in ranking.timings.items()},
+        "notes": list(ranking.notes),
+    }
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """A hit as a JSON object with its passage inside."""
+    passage = hit.passage
+    body = {} if passage is None else {"title": passage.title, "text": passage.text, "lang": passage.lang, "meta": dict(passage.meta)}
+    return {"id": hit.id, "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks), **body}

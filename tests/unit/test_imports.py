@@ -1,0 +1,85 @@
+"""The house of ARCHITECTURE.md: imports go down only, and the lower rows stay lean."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shortlist
+
+PACKAGE = Path(shortlist.__file__).parent
+ROWS = [
+    {"types", "errors", "_native"},
+    {"text", "analyze", "quantize", "fuse", "measures"},
+    {"engines", "stores", "models", "tokens", "data"},
+    {"encoder", "reranker"},
+    {"index"},
+    {"pipeline"},
+    {"cli", "__main__"},
+]
+ROW = {name: number for number, names in enumerate(ROWS, 1) for name in names}
+HEAVY = {"torch", "transformers", "sentence_transformers", "matplotlib", "huggingface_hub", "ir_measures", "onnxruntime", "Stemmer"}
+
+
+def modules() -> list[Path]:
+    return [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py" and "_models" not in p.parts]
+
+
+def part(path: Path) -> str:
+    """The name in ROWS that a file belongs to: `models` for models/card.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """(dotted module, stands at the top of the file) of every import that runs."""
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    top = {id(node) for node in ast.iter_child_nodes(tree)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"shortlist.{a.name}" for a in node.names] if node.module == "shortlist" else [node.module]
+            yield from ((name, id(node) in top) for name in names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    assert part(path) in ROW, f"{path.name} stands in no row: add it to ROWS and ARCHITECTURE.md"
+    for name, _ in imported(ast.parse(path.read_text())):
+        words = name.split(".")
+        if words[0] != "shortlist" or len(words) == 1 or words[1] == "__version__":
+            continue
+        same_package = words[1] == part(path)
+        assert same_package or ROW[words[1]] < ROW[part(path)], f"{part(path)} (row {ROW[part(path)]}) imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_optional_packages_are_imported_where_they_are_used(path):
+    allowed_low = {"numpy", "shortlist", "__future__"} | set(sys.stdlib_module_names)
+    for name, top in imported(ast.parse(path.read_text())):
+        root = name.split(".")[0]
+        assert not (top and root in HEAVY), f"{path.name} imports {name} at its top"
+        if top and ROW[part(path)] <= 2:
+            assert root in allowed_low, f"{path.name} is in a low row and imports {name} at its top"
+
+
+def test_import_shortlist_loads_no_other_package():
+    code = "import sys, shortlist; print(sorted({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names) - {'shortlist'}))"
+    loaded = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(loaded.stdout)) <= {"__main__"}
+
+
+def test_public_names_are_there():
+    assert all(getattr(shortlist, name) is not None for name in shortlist.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = shortlist.nonsense
