@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 from transformers.trainer_utils import get_last_checkpoint
 
+GAIN = 10.0  # ListNet's target is the softmax of the labels: 10 against 0 puts all of it on the relevant passage
 WINDOWS = (96,) * 9 + (192,)  # tokens; one is drawn for each group, so that the model also meets longer text
 
 
@@ -75,7 +76,7 @@ def windowed(groups: list[dict], tokenizer: Tokenizer, seed: int) -> list[dict]:
             {
                 "query": group["query"],
                 "docs": [passages[i] for i in order],
-                "labels": [float(i == 0) for i in order],
+                "labels": [GAIN * (i == 0) for i in order],
                 "tokens": longest + len(query),
             }
         )
@@ -125,9 +126,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--groups-used", type=int, default=11_000, help="a random sample of the groups")
     parser.add_argument("--negatives", type=int, default=5)
-    parser.add_argument("--easy", type=float, default=0.2, help="share of the groups, at the start, with random negatives: mined ones teach an untrained head nothing")
+    parser.add_argument("--easy", type=float, default=0.1, help="share of the groups, at the start, with random negatives: mined ones teach an untrained head nothing")
     parser.add_argument("--batch", type=int, default=8, help="groups a step")
-    parser.add_argument("--lr", type=float, default=2.5e-4)
+    parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,0 +1,52 @@
+"""The README cannot lie: its Python runs, its commands are ones that the program knows."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from shortlist import cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    lines = "\n".join(blocks("sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("shortlist ")]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_the_commands_parse(words):
+    args = cli.build_parser().parse_args(words[1:])
+    assert callable(args.verb)
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE)
+    assert targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_local_links_lead_somewhere():
+    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+            if not link.startswith("http"):
+                assert (ROOT / link).exists(), f"{document.name} links to {link}"
+
+
+@pytest.mark.weights
+def test_the_python_runs_and_finds_the_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "柏林有多少人口？"
+    assert "zh-1" in out.splitlines()[1]
+    assert "rerank_ms" in out

@@ -1,0 +1,179 @@
+"""The command line as a user meets it, with tiny random models built on the spot."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from shortlist.cli import build_parser, main
+
+PASSAGES = [
+    {"id": "p1", "title": "柏林", "text": "柏林是德国首都，有三百五十二万人口。", "lang": "zh"},
+    {"id": "p2", "title": "Berlin", "text": "Berlin had a population of 3,520,031 registered inhabitants.", "lang": "en"},
+    {"id": "p3", "title": "Museums", "text": "Berlin is well known for its museums.", "lang": "en"},
+    {"id": "p4", "title": "巴黎", "text": "巴黎是法国首都，塞纳河穿城而过。", "lang": "zh"},
+    {"id": "p5", "title": "Tokyo", "text": "東京は日本の首都である。", "lang": "ja"},
+]
+QUERIES = [{"id": "q1", "text": "柏林有多少人口？"}, {"id": "q2", "text": "How many people live in Berlin?"}]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in PASSAGES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def idx(tmp_path, corpus, tiny_encoder_folder, capsys):
+    path = tmp_path / "my.idx"
+    assert main(["index", str(corpus), "-o", str(path), "--model", str(tiny_encoder_folder)]) == 0
+    assert "5 passages added, 5 in all" in capsys.readouterr().out
+    return path
+
+
+def json_lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_search_json_has_hits_scores_and_timings(idx, tiny_reranker_folder, capsys):
+    assert main(["search", str(idx), "柏林有多少人口？", "-k", "2", "--rerank", str(tiny_reranker_folder), "--json"]) == 0
+    (answer,) = json_lines(capsys.readouterr().out)
+    assert answer["query"] == "柏林有多少人口？"
+    assert len(answer["hits"]) == 2
+    assert all({"bm25", "dense", "rerank"} & set(hit["ranks"]) for hit in answer["hits"])
+    assert {"encode_ms", "bm25_ms", "dense_ms", "rerank_ms", "total_ms"} <= set(answer["timings"])
+
+
+def test_bm25_finds_chinese_and_folded_words(idx, capsys):
+    for query, best in (("柏林人口", "p1"), ("ＢＥＲＬＩＮ museum", "p3"), ("東京", "p5")):
+        assert main(["search", str(idx), query, "-k", "1", "--first", "bm25", "--rerank", "none", "--json"]) == 0
+        assert json_lines(capsys.readouterr().out)[0]["hits"][0]["id"] == best
+
+
+def test_search_table_is_plain_text_when_piped(idx, capsys):
+    assert main(["search", str(idx), "Berlin", "--first", "bm25", "--rerank", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "registered inhabitants" in out
+    assert "\x1b[" not in out
+    assert "total" in out
+
+
+def test_compare_prints_three_tables_and_the_timing_summary(idx, tiny_reranker_folder, capsys):
+    assert main(["compare", str(idx), "Berlin population", "-k", "2", "--candidates", "3", "--rerank", str(tiny_reranker_folder)]) == 0
+    out = capsys.readouterr().out
+    for label in ("Embedding-only retrieval", "Reranker-only retrieval", "Two-stage retrieval", "Timing summary", "Offline, done once"):
+        assert label in out
+
+
+def test_run_and_eval_agree_with_the_rankings(idx, tmp_path, capsys):
+    pytest.importorskip("ir_measures", reason="the measures need the extra 'eval'")
+    queries, qrels, run = tmp_path / "queries.jsonl", tmp_path / "qrels.tsv", tmp_path / "out.trec"
+    queries.write_text("".join(json.dumps(q, ensure_ascii=False) + "\n" for q in QUERIES), encoding="utf-8")
+    qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq2\tp2\t1\n", encoding="utf-8")
+    assert main(["run", str(idx), str(queries), "--first", "bm25", "--rerank", "none", "-k", "5", "-o", str(run)]) == 0
+    first = next(line.split() for line in run.read_text(encoding="utf-8").splitlines() if line.startswith("q1"))
+    assert first[2:4] == ["p1", "1"]
+    capsys.readouterr()
+    assert main(["eval", str(qrels), str(run), "RR@10", "--json"]) == 0
+    (line,) = json_lines(capsys.readouterr().out)
+    ranks = {q: [r.split()[2] for r in run.read_text(encoding="utf-8").splitlines() if r.startswith(q)].index(p) + 1 for q, p in (("q1", "p1"), ("q2", "p2"))}
+    assert line["RR@10"] == pytest.approx(sum(1 / r for r in ranks.values()) / 2)
+    assert main(["eval", str(qrels), str(run), "--dict"]) == 0
+    assert "{'NDCG@1': " in capsys.readouterr().out
+
+
+def test_run_keeps_the_first_stage_below_the_candidates(idx, tmp_path, tiny_reranker_folder):
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps(QUERIES[1]) + "\n", encoding="utf-8")
+    runs = {}
+    for rerank in ("none", str(tiny_reranker_folder)):
+        out = tmp_path / "out.trec"
+        assert main(["run", str(idx), str(queries), "--first", "dense", "--rerank", rerank, "--candidates", "2", "-k", "5", "-o", str(out)]) == 0
+        runs[rerank] = [line.split()[2] for line in out.read_text(encoding="utf-8").splitlines()]
+    plain, reranked = runs.values()
+    assert set(plain[:2]) == set(reranked[:2])
+    assert plain[2:] == reranked[2:]
+    assert len(plain) == 5
+
+
+def test_encode_writes_npy_and_json(corpus, tmp_path, tiny_encoder_folder, capsys):
+    out = tmp_path / "v.npy"
+    assert main(["encode", str(corpus), "-o", str(out), "--model", str(tiny_encoder_folder)]) == 0
+    vectors = np.load(out)
+    assert vectors.shape[0] == len(PASSAGES)
+    assert vectors.dtype == np.float32
+    assert main(["encode", str(corpus), "--model", str(tiny_encoder_folder)]) == 0
+    lines = json_lines(capsys.readouterr().out)
+    assert np.allclose([line["vector"] for line in lines], vectors, atol=1e-5)
+
+
+def test_rerank_reads_lines_from_stdin_and_shows_the_batch(monkeypatch, tmp_path, tiny_reranker_folder, capsys):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("first passage\nanother one\n"))
+    assert main(["rerank", "which?", "-", "--rerank", str(tiny_reranker_folder), "--show-batch"]) == 0
+    out = capsys.readouterr().out
+    for word in ("input_ids", "attention_mask", "token_type_ids", "another one"):
+        assert word in out
+
+
+REFUSED = {
+    "k above candidates": (["search", "IDX", "x", "-k", "9", "--candidates", "3", "--rerank", "RERANKER"], "candidates=3"),
+    "empty query": (["search", "IDX", "   ", "--rerank", "none"], "empty"),
+    "no such index": (["search", "nowhere.idx", "x", "--rerank", "none"], "nowhere.idx"),
+    "no such input": (["index", "nowhere.jsonl", "-o", "new.idx", "--model", "none"], "nowhere.jsonl"),
+    "no such model": (["search", "IDX", "x", "--rerank", "no-such-model"], "no-such-model"),
+    "a folder that is no model": (["encode", "CORPUS", "--model", "FOLDER"], "config.json"),
+    "an index of another model": (["index", "CORPUS", "-o", "IDX", "--model", "RERANKER"], ""),
+    "the same passages again": (["index", "CORPUS", "-o", "IDX", "--model", "ENCODER"], "p1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_why_and_lose_nothing(case, idx, corpus, tmp_path, tiny_encoder_folder, tiny_reranker_folder, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    names = {"IDX": idx, "CORPUS": corpus, "FOLDER": tmp_path / "folder", "ENCODER": tiny_encoder_folder, "RERANKER": tiny_reranker_folder}
+    words, expected = REFUSED[case]
+    capsys.readouterr()
+    assert main([str(names.get(word, word)) for word in words]) == 1
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.startswith("shortlist: ")
+    assert expected in err
+    assert "Traceback" not in err
+    assert main(["search", str(idx), "Berlin", "--first", "bm25", "--rerank", "none", "--json"]) == 0
+    assert json_lines(capsys.readouterr().out)[0]["hits"]
+
+
+def test_wrong_usage_exits_2():
+    with pytest.raises(SystemExit) as stop:
+        main(["search"])
+    assert stop.value.code == 2
+
+
+def test_every_verb_has_help_with_an_example(capsys):
+    verbs = next(a for a in build_parser()._actions if a.dest == "verb" or hasattr(a, "choices") and a.choices).choices
+    assert set(verbs) == {"index", "search", "compare", "run", "eval", "encode", "rerank", "models", "doctor"}
+    for name, parser in verbs.items():
+        assert f"shortlist {name}" in parser.format_help().split("example:")[1]
+
+
+def test_doctor_and_models_answer(capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json_lines(capsys.readouterr().out)[0]
+    assert report["kernels in use"] in report["instruction sets"]
+    assert main(["models"]) == 0
+    assert "shortlist-embed" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_error(idx):
+    process = subprocess.run(
+        f"{sys.executable} -m shortlist search {idx} Berlin --first bm25 --rerank none --json | head -c 1",
+        shell=True, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
+    )
+    assert process.stdout == "{"
+    assert "Traceback" not in process.stderr
