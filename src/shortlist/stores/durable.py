@@ -48,7 +48,7 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise ShortlistError(f"{path}: {error.strerror.lower()} while writing. {SAFE_AFTER_FULL_DISK}") from error
+        raise ShortlistError(f"{path}: {os.strerror(error.errno).lower()} while writing. {SAFE_AFTER_FULL_DISK}") from error
 
 
 SAFE_AFTER_FULL_DISK = (
@@ -76,10 +76,15 @@ class CheckedMap:
         first, last = span.start // self._block, -(-span.stop // self._block)
         for block in np.flatnonzero(~self._verified[first:last]) + first:
             data = self._bytes[block * self._block : (block + 1) * self._block]
-            if zlib.crc32(data) != self._sums[block]:
+            if zlib.crc32(data.data) != self._sums[block]:
                 raise IndexFormatError(f"{self._path}: block {block} is damaged (checksum). {REBUILD}")
             self._verified[block] = True
         return self._bytes[span]
+
+    def trust(self, other: CheckedMap) -> None:
+        """Take over the verdicts of an earlier map of the same file for blocks whose checksums have not changed."""
+        for block in np.flatnonzero(other._verified[: len(self._sums)]):
+            self._verified[block] = self._sums[block] == other._sums[block]
 
 
 REBUILD = (
@@ -92,7 +97,7 @@ def _mapped(path: Path, size: int) -> ByteArray:
     try:
         with path.open("rb") as file:
             actual = os.fstat(file.fileno()).st_size
-            if actual < size:
+            if actual < size or size < 0:
                 raise IndexFormatError(f"{path}: {actual} bytes, expected at least {size}. {REBUILD}")
             if size == 0:
                 return np.zeros(0, dtype=np.uint8)
