@@ -108,10 +108,10 @@ static std::vector<int64_t> find_terms(In<uint64_t> offsets, In<uint8_t> bytes, 
 static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
     std::vector<Segment> segments;
     for (const nb::tuple& part : parts) {
-        auto offsets = nb::cast<In<uint64_t>>(part[0]);
-        auto bytes = nb::cast<In<uint8_t>>(part[1]);
-        auto starts = nb::cast<In<uint64_t>>(part[2]);
-        auto slots = nb::cast<In<uint32_t>>(part[3]);
+        auto offsets = nb::cast<In<uint64_t>>(part[0], false);
+        auto bytes = nb::cast<In<uint8_t>>(part[1], false);
+        auto starts = nb::cast<In<uint64_t>>(part[2], false);
+        auto slots = nb::cast<In<uint32_t>>(part[3], false);
         auto tf = nb::cast<nb::ndarray<nb::ndim<1>, nb::c_contig, nb::ro>>(part[4]);
         const size_t tf_bytes = tf.itemsize();
         require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
@@ -128,14 +128,19 @@ static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
                           give(std::move(merged.slots)), give(std::move(merged.tf)));
 }
 
+// noconvert: a silent copy would lose results (scores) or bits (tf).
 void bind_search(nb::module_& m) {
-    m.def("scan_int8", &scan_int8, nb::arg("rows"), nb::arg("dims"), nb::arg("stride"), nb::arg("query"), nb::arg("dead"), nb::arg("k"),
+    m.def("scan_int8", &scan_int8,
+          nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"), nb::arg("query").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"),
           nb::arg("threads") = 1, nb::arg("level") = "");
-    m.def("top_k", &top_k, nb::arg("scores"), nb::arg("dead"), nb::arg("k"));
-    m.def("add_postings", &add<uint8_t>, nb::arg("slots"), nb::arg("tf"), nb::arg("weight"), nb::arg("norms"), nb::arg("scores"));
-    m.def("add_postings", &add<uint16_t>, nb::arg("slots"), nb::arg("tf"), nb::arg("weight"), nb::arg("norms"), nb::arg("scores"));
-    m.def("add_postings", &add<uint32_t>, nb::arg("slots"), nb::arg("tf"), nb::arg("weight"), nb::arg("norms"), nb::arg("scores"));
-    m.def("live_postings", &live, nb::arg("slots"), nb::arg("dead"));
-    m.def("find_terms", &find_terms, nb::arg("offsets"), nb::arg("bytes"), nb::arg("wanted"));
+    m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
+    m.def("add_postings", &add<uint8_t>,
+          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+    m.def("add_postings", &add<uint16_t>,
+          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+    m.def("add_postings", &add<uint32_t>,
+          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+    m.def("live_postings", &live, nb::arg("slots").noconvert(), nb::arg("dead").noconvert());
+    m.def("find_terms", &find_terms, nb::arg("offsets").noconvert(), nb::arg("bytes").noconvert(), nb::arg("wanted"));
     m.def("merge_terms", &merge_terms, nb::arg("parts"));
 }
