@@ -153,6 +153,7 @@ class Index:
         """
         if isinstance(passages, Passage):
             raise BadInput("add() takes an iterable of passages; for a single one write add([passage]).")
+        self._store.refuse_reader()
         total = len(passages) if isinstance(passages, Sized) else None
         added = Added(0, 0)
         try:

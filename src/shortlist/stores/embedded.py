@@ -221,12 +221,17 @@ class EmbeddedStore:
         """Those of `ids` that the index holds, as the writer sees it."""
         return self._truth.known(ids)
 
+    def refuse_reader(self) -> None:
+        """Raises BadInput if the index is open for reading only."""
+        if self._lock is None:
+            raise BadInput(f"{self.path} is open for reading. Open it with Index.open(path, write=True) to change it.")
+
     def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]]) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
 
         terms  the analysed content, one list a passage
         """
-        self._writable()
+        self.refuse_reader()
         with disk_full_explained(self.path):
             self._catch_up()
             point = self._truth.append(rows)
@@ -236,7 +241,7 @@ class EmbeddedStore:
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages, all or none; durable when it returns. Raises BadInput naming an id that is not in the index."""
-        self._writable()
+        self.refuse_reader()
         with disk_full_explained(self.path):
             self._catch_up()
             self._publish(replace(self._published, point=self._truth.delete(ids)))
@@ -360,10 +365,6 @@ class EmbeddedStore:
         if not published.rows:
             return Vectors(self.path / "published", 0, self.dims, [])
         return Vectors(self.path / "vectors.i8", published.rows, self.dims, list(published.sums))
-
-    def _writable(self) -> None:
-        if self._lock is None:
-            raise BadInput(f"{self.path} is open for reading. Open it with Index.open(path, write=True) to change it.")
 
     def _release(self) -> None:
         if self._lock is not None:
