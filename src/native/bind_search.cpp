@@ -4,10 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstdlib>
-#include <stdexcept>
 #include <string>
 
+#include "cpu.h"
 #include "search.h"
 
 namespace nb = nanobind;
@@ -36,20 +37,20 @@ static nb::tuple give(const std::vector<Scored>& best) {
     return nb::make_tuple(give(std::move(slots)), give(std::move(scores)));
 }
 
+// The kernel of an instruction set; "" means what SHORTLIST_ISA asks for, else the best that this processor has.
 static Dots choose(std::string level) {
-    if (level.empty()) {
-        const char* wanted = std::getenv("SHORTLIST_ISA");
-        level = wanted ? wanted : "";
-    }
-    if (level == "portable") return dots_portable;
-    if (level == "avx512vnni" && !has_avx512vnni()) throw nb::value_error("this processor has no AVX512-VNNI");
-    return has_avx512vnni() ? dots_avx512vnni : dots_portable;
+    const std::vector<std::string> known = instruction_sets();
+    const char* wanted = std::getenv("SHORTLIST_ISA");
+    if (level.empty()) level = wanted && *wanted ? wanted : known.front();
+    require(std::find(known.begin(), known.end(), level) != known.end(), "this processor has no such instruction set");
+    return level == "avx512vnni" ? dots_avx512vnni : dots_portable;
 }
 
-static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint8_t> dead, size_t k, size_t threads,
-                           const std::string& level) {
+static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint8_t> dead, size_t k,
+                           size_t threads, const std::string& level) {
     require(dims >= 1 && dims <= 65536 && query.size() == dims, "query must hold dims bytes, dims 1 to 65,536");
-    require(stride >= dims + sizeof(float) && rows.size() % stride == 0, "rows must be whole rows of stride bytes, stride >= dims + 4");
+    require(stride >= dims + sizeof(float), "stride must be at least dims + 4");
+    require(rows.size() % stride == 0, "rows must hold whole rows of stride bytes");
     require(dead.size() == rows.size() / stride, "dead must hold one byte a row");
     require(k >= 1, "k must be at least 1");
     const Rows view{rows.data(), dead.size(), stride, dims};
@@ -74,7 +75,8 @@ static nb::tuple top_k(In<float> scores, In<uint8_t> dead, size_t k) {
 }
 
 template <typename Tf>
-static void add(In<uint32_t> slots, In<Tf> tf, float weight, In<float> norms, nb::ndarray<float, nb::ndim<1>, nb::c_contig> scores) {
+static void add(In<uint32_t> slots, In<Tf> tf, float weight, In<float> norms,
+                nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scores) {
     require(slots.size() == tf.size(), "slots and tf must have the same length");
     require(norms.size() == scores.size(), "norms and scores must have the same length");
     bool fine;
@@ -117,7 +119,8 @@ static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
         require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
         require(tf.size() == slots.size(), "slots and tf must have the same length");
         require(tf_bytes == 1 || tf_bytes == 2 || tf_bytes == 4, "tf must be uint8, uint16 or uint32");
-        segments.push_back({terms_of(offsets, bytes), starts.data(), slots.data(), tf.data(), tf_bytes, slots.size(), nb::cast<uint32_t>(part[5])});
+        segments.push_back({terms_of(offsets, bytes), starts.data(), slots.data(), tf.data(), tf_bytes, slots.size(),
+                            nb::cast<uint32_t>(part[5])});
     }
     Merged merged;
     {
@@ -128,18 +131,20 @@ static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
                           give(std::move(merged.slots)), give(std::move(merged.tf)));
 }
 
+template <typename Tf>
+static void bind_add(nb::module_& m) {
+    m.def("add_postings", &add<Tf>, nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"),
+          nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+}
+
 // noconvert: a silent copy would lose results (scores) or bits (tf).
 void bind_search(nb::module_& m) {
-    m.def("scan_int8", &scan_int8,
-          nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"), nb::arg("query").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"),
-          nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("scan_int8", &scan_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"), nb::arg("query").noconvert(),
+          nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
     m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
-    m.def("add_postings", &add<uint8_t>,
-          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
-    m.def("add_postings", &add<uint16_t>,
-          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
-    m.def("add_postings", &add<uint32_t>,
-          nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"), nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+    bind_add<uint8_t>(m);
+    bind_add<uint16_t>(m);
+    bind_add<uint32_t>(m);
     m.def("live_postings", &live, nb::arg("slots").noconvert(), nb::arg("dead").noconvert());
     m.def("find_terms", &find_terms, nb::arg("offsets").noconvert(), nb::arg("bytes").noconvert(), nb::arg("wanted"));
     m.def("merge_terms", &merge_terms, nb::arg("parts"));

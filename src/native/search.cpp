@@ -13,7 +13,8 @@ void Best::shrink() {
     if (kept_.size() <= k_) return;
     std::nth_element(kept_.begin(), kept_.begin() + (k_ - 1), kept_.end(), better);
     floor_ = kept_[k_ - 1].score;
-    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), [this](const Scored& one) { return one.score < floor_; }), kept_.end());
+    const auto below = [this](const Scored& one) { return one.score < floor_; };
+    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), below), kept_.end());
     limit_ = std::max(limit_, 2 * kept_.size());  // many ties: grow, so that the work stays linear
 }
 
@@ -32,7 +33,8 @@ void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* q
     }
 }
 
-static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead, Dots dots, Best& best) {
+static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead, Dots dots,
+                      Best& best) {
     constexpr size_t step = 512;
     int32_t sums[step];
     for (size_t first = begin; first < end; first += step) {
@@ -70,7 +72,8 @@ std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t
 }
 
 template <typename Tf>
-bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores, size_t count) {
+bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
+                  size_t count) {
     for (size_t i = 0; i < postings; ++i) {
         const uint32_t slot = slots[i];
         if (slot >= count) return false;
@@ -160,7 +163,8 @@ Merged merge_segments(const std::vector<Segment>& segments) {
             const Terms& terms = segments[s].terms;
             if (at[s] == terms.count) continue;
             const uint64_t start = terms.offsets[at[s]], stop = terms.offsets[at[s] + 1];
-            if (compare(terms.bytes + start, stop - start, least, least_size) == 0) append_postings(segments[s], at[s]++, merged);
+            if (compare(terms.bytes + start, stop - start, least, least_size) != 0) continue;
+            append_postings(segments[s], at[s]++, merged);
         }
         merged.offsets.push_back(merged.bytes.size());
         merged.starts.push_back(merged.slots.size());

@@ -44,7 +44,6 @@ struct Rows {
 using Dots = void (*)(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
 void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
 void dots_avx512vnni(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
-bool has_avx512vnni();
 
 // The k best rows by scale * dot among those with dead[slot] == 0.
 std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads, Dots dots);
@@ -54,7 +53,8 @@ std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t
 
 // scores[slot] += weight * tf / (tf + norms[slot]) for each posting. False if a slot is not below `count`.
 template <typename Tf>
-bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores, size_t count);
+bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
+                  size_t count);
 
 // Postings whose slot is not dead; -1 if a slot is not below `count`.
 int64_t count_live(const uint32_t* slots, size_t postings, const uint8_t* dead, size_t count);

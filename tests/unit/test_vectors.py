@@ -7,19 +7,14 @@ from shortlist.quantize import to_int8
 from shortlist.stores.vectors import BLOCK, Vectors, append_rows, rows_of, stride
 
 
-def levels():
-    try:
-        _native.scan_int8(np.zeros(8, np.uint8), 4, 8, np.zeros(4, np.int8), np.zeros(1, np.uint8), 1, 1, "avx512vnni")
-    except ValueError:
-        return ["portable"]
-    return ["portable", "avx512vnni"]
+LEVELS = _native.instruction_sets()
 
 
 def scan(data, dims, query, dead, k, threads=1, level="portable"):
     return _native.scan_int8(data.reshape(-1), dims, stride(dims), query, dead, k, threads, level)
 
 
-@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dims", [1, 3, 4, 63, 64, 65, 127, 128, 129, 200, 384, 768, 1021])
 def test_scan_equals_the_integer_product(dims, level):
     rng = np.random.default_rng(dims)
@@ -34,7 +29,7 @@ def test_scan_equals_the_integer_product(dims, level):
     assert (np.diff(scores) <= 0).all()
 
 
-@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("level", LEVELS)
 def test_extreme_bytes_do_not_saturate(level):
     dims = 384
     rows = np.full((1, stride(dims)), 129, dtype=np.uint8)  # -127
@@ -72,6 +67,7 @@ def test_scan_refuses_arrays_that_do_not_fit():
         (data[:15], 4, 8, query, dead, 1),
         (data, 4, 8, query, dead[:1], 1),
         (data, 4, 8, query, dead, 0),
+        (data, 4, 8, query, dead, 1, 1, "sse9"),
     ]:
         with pytest.raises(ValueError):
             _native.scan_int8(*bad)
