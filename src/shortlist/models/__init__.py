@@ -1,4 +1,4 @@
-"""Model folders: what they say (`read_card`), where they are (`resolve`), how they come (`fetch`), are they whole (`verify`)."""
+"""Model folders: what they say (`read_card`), where they are (`resolve`), how they come (`fetch`), their health (`verify`)."""
 
 from shortlist.models.card import ModelCard, read_card
 from shortlist.models.fingerprint import fingerprint

@@ -139,10 +139,7 @@ def available() -> list[Available]:
 
 def table_folder(folder: Path, card: ModelCard) -> Path:
     """Where a model's token table and tokenizer are: in its own folder, or in that of the model it shares them with."""
-    if not card.table:
-        return folder
-    beside = folder.parent / card.table
-    return beside if (beside / "tokenizer.json").is_file() else resolve(card.table)
+    return resolve(card.table) if card.table else folder
 
 
 def _names() -> list[str]:
