@@ -38,10 +38,12 @@ def read_json_value(path: Path) -> Any:
         raise ModelError(f"{path}: not valid JSON: {error}. Fetch or save the model again.") from error
 
 
-def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """The same bytes for the same content, readable."""
+def write_json(path: Path, content: Mapping[str, Any] | list[Any], indent: int | None = 1) -> None:
+    """The same bytes for the same content; `indent=None` for what nobody reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, indent=indent, separators=separators, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def sha256(path: Path) -> str:

@@ -20,8 +20,11 @@ from shortlist.models.files import Span, read_json, sha256, tensor_spans
 _TABLE_ROWS = 256
 # config.json fields that are notes about how the folder came to be, or matter in training only.
 _NOTES = frozenset(
-    ["_name_or_path", "architectures", "attention_probs_dropout_prob", "classifier_dropout", "dtype", "gradient_checkpointing"]
-    + ["hidden_dropout_prob", "initializer_range", "torch_dtype", "transformers_version", "use_cache"]
+    {
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+        *("attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob"),
+        *("gradient_checkpointing", "initializer_range"),
+    }
 )
 
 

