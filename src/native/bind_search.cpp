@@ -1,3 +1,151 @@
+// Python face of the first-stage kernels. Arrays are checked here, once; the kernels check what they read out of files.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
-void bind_search(nanobind::module_&) {}
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "cpu.h"
+#include "search.h"
+
+namespace nb = nanobind;
+using namespace shortlist;
+
+template <typename T>
+using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+
+static void require(bool fine, const char* message) {
+    if (!fine) throw nb::value_error(message);
+}
+
+template <typename T>
+static Out<T> give(std::vector<T>&& values) {
+    auto* kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return Out<T>(kept->data(), {kept->size()}, owner);
+}
+
+static nb::tuple give(const std::vector<Scored>& best) {
+    std::vector<uint32_t> slots;
+    std::vector<float> scores;
+    for (const Scored& one : best) slots.push_back(one.slot), scores.push_back(one.score);
+    return nb::make_tuple(give(std::move(slots)), give(std::move(scores)));
+}
+
+// The kernel of an instruction set; "" means what SHORTLIST_ISA asks for, else the best that this processor has.
+static Dots choose(std::string level) {
+    const std::vector<std::string> known = instruction_sets();
+    const char* wanted = std::getenv("SHORTLIST_ISA");
+    if (level.empty()) level = wanted && *wanted ? wanted : known.front();
+    require(std::find(known.begin(), known.end(), level) != known.end(), "this processor has no such instruction set");
+    return level == "avx512vnni" ? dots_avx512vnni : dots_portable;
+}
+
+static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint8_t> dead, size_t k,
+                           size_t threads, const std::string& level) {
+    require(dims >= 1 && dims <= 65536 && query.size() == dims, "query must hold dims bytes, dims 1 to 65,536");
+    require(stride >= dims + sizeof(float), "stride must be at least dims + 4");
+    require(rows.size() % stride == 0, "rows must hold whole rows of stride bytes");
+    require(dead.size() == rows.size() / stride, "dead must hold one byte a row");
+    require(k >= 1, "k must be at least 1");
+    const Rows view{rows.data(), dead.size(), stride, dims};
+    const Dots dots = choose(level);
+    std::vector<Scored> best;
+    {
+        nb::gil_scoped_release free;
+        best = scan_rows(view, query.data(), dead.data(), k, threads, dots);
+    }
+    return give(best);
+}
+
+static nb::tuple top_k(In<float> scores, In<uint8_t> dead, size_t k) {
+    require(scores.size() == dead.size(), "scores and dead must have the same length");
+    require(k >= 1, "k must be at least 1");
+    std::vector<Scored> best;
+    {
+        nb::gil_scoped_release free;
+        best = best_scores(scores.data(), dead.data(), scores.size(), k);
+    }
+    return give(best);
+}
+
+template <typename Tf>
+static void add(In<uint32_t> slots, In<Tf> tf, float weight, In<float> norms,
+                nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scores) {
+    require(slots.size() == tf.size(), "slots and tf must have the same length");
+    require(norms.size() == scores.size(), "norms and scores must have the same length");
+    bool fine;
+    {
+        nb::gil_scoped_release free;
+        fine = add_postings<Tf>(slots.data(), tf.data(), slots.size(), weight, norms.data(), scores.data(), scores.size());
+    }
+    require(fine, "a posting names a slot outside its segment");
+}
+
+static int64_t live(In<uint32_t> slots, In<uint8_t> dead) {
+    const int64_t count = count_live(slots.data(), slots.size(), dead.data(), dead.size());
+    require(count >= 0, "a posting names a slot outside its segment");
+    return count;
+}
+
+static Terms terms_of(const In<uint64_t>& offsets, const In<uint8_t>& bytes) {
+    require(offsets.size() >= 1, "offsets must hold one number more than there are terms");
+    return {offsets.data(), offsets.size() - 1, bytes.data(), bytes.size()};
+}
+
+static std::vector<int64_t> find_terms(In<uint64_t> offsets, In<uint8_t> bytes, const std::vector<nb::bytes>& wanted) {
+    const Terms terms = terms_of(offsets, bytes);
+    std::vector<int64_t> places;
+    for (const nb::bytes& one : wanted)
+        places.push_back(find_term(terms, reinterpret_cast<const uint8_t*>(one.c_str()), one.size()));
+    return places;
+}
+
+// Each part: (offsets, bytes, starts, slots, tf, shift).
+static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
+    std::vector<Segment> segments;
+    for (const nb::tuple& part : parts) {
+        auto offsets = nb::cast<In<uint64_t>>(part[0], false);
+        auto bytes = nb::cast<In<uint8_t>>(part[1], false);
+        auto starts = nb::cast<In<uint64_t>>(part[2], false);
+        auto slots = nb::cast<In<uint32_t>>(part[3], false);
+        auto tf = nb::cast<nb::ndarray<nb::ndim<1>, nb::c_contig, nb::ro>>(part[4]);
+        const size_t tf_bytes = tf.itemsize();
+        require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
+        require(tf.size() == slots.size(), "slots and tf must have the same length");
+        require(tf_bytes == 1 || tf_bytes == 2 || tf_bytes == 4, "tf must be uint8, uint16 or uint32");
+        segments.push_back({terms_of(offsets, bytes), starts.data(), slots.data(), tf.data(), tf_bytes, slots.size(),
+                            nb::cast<uint32_t>(part[5])});
+    }
+    Merged merged;
+    {
+        nb::gil_scoped_release free;
+        merged = merge_segments(segments);
+    }
+    return nb::make_tuple(give(std::move(merged.offsets)), give(std::move(merged.bytes)), give(std::move(merged.starts)),
+                          give(std::move(merged.slots)), give(std::move(merged.tf)));
+}
+
+template <typename Tf>
+static void bind_add(nb::module_& m) {
+    m.def("add_postings", &add<Tf>, nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"),
+          nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+}
+
+// noconvert: a silent copy would lose results (scores) or bits (tf).
+void bind_search(nb::module_& m) {
+    m.def("scan_int8", &scan_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"), nb::arg("query").noconvert(),
+          nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
+    bind_add<uint8_t>(m);
+    bind_add<uint16_t>(m);
+    bind_add<uint32_t>(m);
+    m.def("live_postings", &live, nb::arg("slots").noconvert(), nb::arg("dead").noconvert());
+    m.def("find_terms", &find_terms, nb::arg("offsets").noconvert(), nb::arg("bytes").noconvert(), nb::arg("wanted"));
+    m.def("merge_terms", &merge_terms, nb::arg("parts"));
+}

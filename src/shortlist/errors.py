@@ -53,7 +53,9 @@ class MissingExtra(ShortlistError, ImportError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'shortlist[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'shortlist[{extra}]'"
+        )
 
 
 class Overloaded(ShortlistError):

@@ -1,0 +1,174 @@
+#include "search.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+namespace shortlist {
+
+static bool better(const Scored& a, const Scored& b) { return a.score != b.score ? a.score > b.score : a.slot < b.slot; }
+
+void Best::shrink() {
+    if (kept_.size() <= k_) return;
+    std::nth_element(kept_.begin(), kept_.begin() + (k_ - 1), kept_.end(), better);
+    floor_ = kept_[k_ - 1].score;
+    const auto below = [this](const Scored& one) { return one.score < floor_; };
+    kept_.erase(std::remove_if(kept_.begin(), kept_.end(), below), kept_.end());
+    limit_ = std::max(limit_, 2 * kept_.size());  // many ties: grow, so that the work stays linear
+}
+
+std::vector<Scored> Best::sorted() {
+    shrink();
+    std::sort(kept_.begin(), kept_.end(), better);
+    return std::move(kept_);
+}
+
+void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out) {
+    for (size_t i = 0; i < count; ++i) {
+        const int8_t* row = reinterpret_cast<const int8_t*>(rows.data + (first + i) * rows.stride + sizeof(float));
+        int32_t sum = 0;
+        for (size_t j = 0; j < rows.dims; ++j) sum += int32_t(row[j]) * int32_t(query[j]);
+        out[i] = sum;
+    }
+}
+
+static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead, Dots dots,
+                      Best& best) {
+    constexpr size_t step = 512;
+    int32_t sums[step];
+    for (size_t first = begin; first < end; first += step) {
+        const size_t count = std::min(step, end - first);
+        dots(rows, first, count, query, sums);
+        for (size_t i = 0; i < count; ++i) {
+            if (dead[first + i]) continue;
+            float scale;
+            std::memcpy(&scale, rows.data + (first + i) * rows.stride, sizeof scale);
+            best.push(scale * float(sums[i]), uint32_t(first + i));
+        }
+    }
+}
+
+std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads, Dots dots) {
+    threads = std::max<size_t>(1, std::min(threads, rows.count / 4096 + 1));
+    std::vector<Best> best(threads, Best(k));
+    const size_t share = (rows.count + threads - 1) / threads;
+    std::vector<std::thread> pool;
+    for (size_t t = 1; t < threads; ++t)
+        pool.emplace_back([&, t] {
+            scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, dots, best[t]);
+        });
+    scan_part(rows, 0, std::min(share, rows.count), query, dead, dots, best[0]);
+    for (std::thread& one : pool) one.join();
+    for (size_t t = 1; t < threads; ++t) best[0].absorb(best[t]);
+    return best[0].sorted();
+}
+
+std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k) {
+    Best best(k);
+    for (size_t slot = 0; slot < count; ++slot)
+        if (scores[slot] > 0.0f && !dead[slot]) best.push(scores[slot], uint32_t(slot));
+    return best.sorted();
+}
+
+template <typename Tf>
+bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
+                  size_t count) {
+    for (size_t i = 0; i < postings; ++i) {
+        const uint32_t slot = slots[i];
+        if (slot >= count) return false;
+        const float frequency = float(tf[i]);
+        scores[slot] += weight * frequency / (frequency + norms[slot]);
+    }
+    return true;
+}
+template bool add_postings(const uint32_t*, const uint8_t*, size_t, float, const float*, float*, size_t);
+template bool add_postings(const uint32_t*, const uint16_t*, size_t, float, const float*, float*, size_t);
+template bool add_postings(const uint32_t*, const uint32_t*, size_t, float, const float*, float*, size_t);
+
+int64_t count_live(const uint32_t* slots, size_t postings, const uint8_t* dead, size_t count) {
+    int64_t live = 0;
+    for (size_t i = 0; i < postings; ++i) {
+        if (slots[i] >= count) return -1;
+        live += !dead[slots[i]];
+    }
+    return live;
+}
+
+static int compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size) {
+    const int order = std::memcmp(a, b, std::min(a_size, b_size));
+    if (order != 0) return order;
+    return a_size < b_size ? -1 : a_size > b_size;
+}
+
+int64_t find_term(const Terms& terms, const uint8_t* wanted, size_t length) {
+    size_t low = 0, high = terms.count;
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        const uint64_t start = terms.offsets[middle], stop = terms.offsets[middle + 1];
+        if (start > stop || stop > terms.size) throw std::runtime_error("the term dictionary's offsets lead outside it");
+        const int order = compare(terms.bytes + start, stop - start, wanted, length);
+        if (order == 0) return int64_t(middle);
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return -1;
+}
+
+static uint32_t frequency(const Segment& segment, size_t i) {
+    if (segment.tf_bytes == 1) return static_cast<const uint8_t*>(segment.tf)[i];
+    if (segment.tf_bytes == 2) return static_cast<const uint16_t*>(segment.tf)[i];
+    return static_cast<const uint32_t*>(segment.tf)[i];
+}
+
+static void check_offsets(const uint64_t* offsets, size_t count, size_t limit) {
+    for (size_t i = 0; i < count; ++i)
+        if (offsets[i] > offsets[i + 1]) throw std::runtime_error("a segment's offsets are not ascending");
+    if (offsets[count] > limit) throw std::runtime_error("a segment's offsets lead outside it");
+}
+
+static void append_postings(const Segment& segment, size_t term, Merged& merged) {
+    for (uint64_t i = segment.starts[term]; i < segment.starts[term + 1]; ++i) {
+        merged.slots.push_back(segment.slots[i] + segment.shift);
+        merged.tf.push_back(frequency(segment, i));
+    }
+}
+
+Merged merge_segments(const std::vector<Segment>& segments) {
+    Merged merged;
+    size_t postings = 0;
+    for (const Segment& one : segments) {
+        check_offsets(one.terms.offsets, one.terms.count, one.terms.size);
+        check_offsets(one.starts, one.terms.count, one.postings);
+        postings += one.postings;
+    }
+    merged.slots.reserve(postings);
+    merged.tf.reserve(postings);
+    merged.offsets.push_back(0);
+    merged.starts.push_back(0);
+    std::vector<size_t> at(segments.size(), 0);
+    while (true) {
+        const uint8_t* least = nullptr;
+        size_t least_size = 0;
+        for (size_t s = 0; s < segments.size(); ++s) {
+            const Terms& terms = segments[s].terms;
+            if (at[s] == terms.count) continue;
+            const uint8_t* term = terms.bytes + terms.offsets[at[s]];
+            const size_t size = terms.offsets[at[s] + 1] - terms.offsets[at[s]];
+            if (least == nullptr || compare(term, size, least, least_size) < 0) least = term, least_size = size;
+        }
+        if (least == nullptr) return merged;
+        merged.bytes.insert(merged.bytes.end(), least, least + least_size);
+        for (size_t s = 0; s < segments.size(); ++s) {
+            const Terms& terms = segments[s].terms;
+            if (at[s] == terms.count) continue;
+            const uint64_t start = terms.offsets[at[s]], stop = terms.offsets[at[s] + 1];
+            if (compare(terms.bytes + start, stop - start, least, least_size) != 0) continue;
+            append_postings(segments[s], at[s]++, merged);
+        }
+        merged.offsets.push_back(merged.bytes.size());
+        merged.starts.push_back(merged.slots.size());
+    }
+}
+
+}  // namespace shortlist

@@ -1,0 +1,90 @@
+// First-stage kernels: exact int8 vector scan, BM25 posting sums, selection of the best, term dictionaries.
+//
+// A vector file holds one row a slot: a float32 scale, int8[dims], zero bytes up to the stride.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace shortlist {
+
+struct Scored {
+    float score;
+    uint32_t slot;
+};
+
+// Keeps the k best scores seen and everything that ties with the k-th, so that the caller can break ties by its own rule.
+class Best {
+public:
+    explicit Best(size_t k) : k_(k), limit_(2 * k + 64) {}
+    void push(float score, uint32_t slot) {
+        if (score < floor_) return;
+        kept_.push_back({score, slot});
+        if (kept_.size() >= limit_) shrink();
+    }
+    void absorb(const Best& other) {
+        for (const Scored& one : other.kept_) push(one.score, one.slot);
+    }
+    std::vector<Scored> sorted();  // score descending, then slot ascending
+
+private:
+    void shrink();
+    size_t k_, limit_;
+    float floor_ = -std::numeric_limits<float>::infinity();
+    std::vector<Scored> kept_;
+};
+
+struct Rows {
+    const uint8_t* data;
+    size_t count, stride, dims;
+};
+
+// out[i] = sum over j of row[first + i][j] * query[j], exact in int32 (dims <= 65,536).
+using Dots = void (*)(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
+void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
+void dots_avx512vnni(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
+
+// The k best rows by scale * dot among those with dead[slot] == 0.
+std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads, Dots dots);
+
+// The k best of scores[0..count) above zero among those with dead[slot] == 0.
+std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k);
+
+// scores[slot] += weight * tf / (tf + norms[slot]) for each posting. False if a slot is not below `count`.
+template <typename Tf>
+bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
+                  size_t count);
+
+// Postings whose slot is not dead; -1 if a slot is not below `count`.
+int64_t count_live(const uint32_t* slots, size_t postings, const uint8_t* dead, size_t count);
+
+// A sorted term dictionary: term i is bytes[offsets[i] .. offsets[i + 1]).
+struct Terms {
+    const uint64_t* offsets;
+    size_t count;
+    const uint8_t* bytes;
+    size_t size;
+};
+int64_t find_term(const Terms& terms, const uint8_t* wanted, size_t length);  // its place, or -1
+
+struct Segment {
+    Terms terms;
+    const uint64_t* starts;  // postings of term i are starts[i] .. starts[i + 1]
+    const uint32_t* slots;   // relative to the segment's first slot, ascending within a term
+    const void* tf;
+    size_t tf_bytes;  // 1, 2 or 4
+    size_t postings;
+    uint32_t shift;  // added to every slot: where this segment begins in the merged one
+};
+
+struct Merged {
+    std::vector<uint64_t> offsets, starts;
+    std::vector<uint8_t> bytes;
+    std::vector<uint32_t> slots, tf;
+};
+
+// One segment out of several with ascending shifts. Throws std::runtime_error on offsets that lead outside the arrays.
+Merged merge_segments(const std::vector<Segment>& segments);
+
+}  // namespace shortlist

@@ -1,0 +1,68 @@
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# networks (bind_network.cpp)
+
+def instruction_sets() -> list[str]: ...
+
+class Network:
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        layers: int,
+        heads: int,
+        intermediate: int,
+        vocabulary: int,
+        positions: int,
+        first_position: int,
+        token_types: int,
+        labels: int,
+        eps: float,
+        tanh_gelu: bool,
+        int8: bool,
+        instruction_set: str,
+        tensors: Mapping[str, npt.NDArray[Any]],
+    ) -> None: ...
+    def run(
+        self,
+        ids: npt.NDArray[np.int32],
+        segments: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.int32],
+        pooling: str,
+        threads: int,
+        out: npt.NDArray[np.float32],
+    ) -> None: ...
+
+# first stage (bind_search.cpp)
+
+def scan_int8(
+    rows: npt.NDArray[np.uint8],
+    dims: int,
+    stride: int,
+    query: npt.NDArray[np.int8],
+    dead: npt.NDArray[np.uint8],
+    k: int,
+    threads: int = 1,
+    level: str = "",
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...
+def top_k(
+    scores: npt.NDArray[np.float32], dead: npt.NDArray[np.uint8], k: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...
+def add_postings(
+    slots: npt.NDArray[np.uint32],
+    tf: npt.NDArray[np.unsignedinteger[Any]],
+    weight: float,
+    norms: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+) -> None: ...
+def live_postings(slots: npt.NDArray[np.uint32], dead: npt.NDArray[np.uint8]) -> int: ...
+def find_terms(offsets: npt.NDArray[np.uint64], bytes: npt.NDArray[np.uint8], wanted: list[bytes]) -> list[int]: ...  # noqa: A002
+def merge_terms(
+    parts: list[tuple[Any, ...]],
+) -> tuple[
+    npt.NDArray[np.uint64], npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]
+]: ...

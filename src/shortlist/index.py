@@ -1,0 +1,398 @@
+"""The index: what is searchable, and who wrote it. The first stage of a search lives here: BM25, dense, or both fused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from shortlist.analyze import analyzer as named_analyzer
+from shortlist.errors import BadInput, ModelMismatch
+from shortlist.fuse import rrf, weighted_sum
+from shortlist.quantize import checked_vectors, to_half
+from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
+from shortlist.stores.truth import Row
+from shortlist.text import clean, detect_language
+from shortlist.types import FloatArray, Hit, Passage, Ranking, checked_k
+
+if TYPE_CHECKING:
+    from shortlist.encoder import Encoder
+
+First = Literal["hybrid", "bm25", "dense"]
+Fusion = Literal["rrf", "sum"]
+
+_BATCH_PASSAGES = 2000
+_BATCH_CHARACTERS = 16_000_000
+_FUSED_DEPTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What an `add` did: passages stored, and how many of them were too long for the encoder and were cut for it."""
+
+    count: int
+    truncated: int
+
+
+class Index:
+    """Passages, their terms and their vectors in one directory.
+
+    Any number of processes may read while one writes. A search sees everything that was committed before it began.
+    """
+
+    def __init__(self, store: EmbeddedStore, encoder: Encoder | None) -> None:
+        self._store = store
+        self._encoder = encoder
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        encoder: Encoder | None = None,
+        analyzer: str = "auto/1",
+        vectors: Literal["int8"] = "int8",
+        k1: float = 0.9,
+        b: float = 0.4,
+    ) -> Index:
+        """Make an empty index and open it for writing; without an encoder it does BM25 only.
+
+        k1 and b are BM25's (k1 >= 0, 0 <= b <= 1). Raises BadInput for values out of range, an unknown analyzer, and a
+        path at which there is something already.
+        """
+        if vectors != "int8":
+            raise BadInput(f'vectors={vectors!r}: this version stores vectors as "int8" (with float16 for the last ranking).')
+        if not 0 <= k1 < 1000 or not 0 <= b <= 1:
+            raise BadInput(f"k1={k1}, b={b}: expected 0 <= k1 < 1000 and 0 <= b <= 1 (usual: 0.9 and 0.4, or 1.2 and 0.75).")
+        manifest = {
+            "analyzer": named_analyzer(analyzer).name,
+            "encoder": None if encoder is None else _identity(encoder),
+            "vectors": None if encoder is None else vectors,
+            "k1": float(k1),
+            "b": float(b),
+        }
+        return cls(EmbeddedStore.create(Path(path), manifest), encoder)
+
+    @classmethod
+    def open(cls, path: str | Path, *, encoder: Encoder | None = None, write: bool = False) -> Index:
+        """Open an index, for reading unless `write`.
+
+        Without `encoder` the index loads its own, by the name in its manifest, when it first needs it. Opening for writing
+        completes what a crash left half done and rebuilds derived files that are damaged.
+        Raises BadInput (no such path), IndexFormatError (not an index, damaged, or of a newer format), IndexLocked (another
+        process writes), ModelMismatch (the encoder is not the one that wrote the index).
+        """
+        store = EmbeddedStore(Path(path), write=write)
+        try:
+            if encoder is not None:
+                _refuse_other_encoder(store, encoder)
+            return cls(store, encoder)
+        except BaseException:
+            store.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._store.snapshot())
+
+    def close(self) -> None:
+        """Close the files and, if it was held, give back the right to write."""
+        self._store.close()
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self._store.path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was decided at creation: format, index (its id), analyzer, encoder {name, fingerprint, dims}, vectors, k1, b."""
+        return self._store.manifest
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Languages in which the passages were analysed, sorted; "" stands for those of an unknown one."""
+        return self._store.snapshot().languages
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that wrote the index, loaded at the first use. Raises BadInput if it was created without one."""
+        if self._encoder is None:
+            wanted = self.manifest["encoder"]
+            if wanted is None:
+                raise BadInput(
+                    f"{self.path} was created without an encoder, so it holds no vectors. "
+                    'Search with first="bm25", or build the index again with encoder=.'
+                )
+            from shortlist.encoder import Encoder
+
+            encoder = Encoder.load(wanted["name"])
+            _refuse_other_encoder(self._store, encoder)
+            self._encoder = encoder
+        return self._encoder
+
+    # --- writing
+
+    def add(self, passages: Iterable[Passage], *, progress: Callable[[int, int | None], None] | None = None) -> Added:
+        """Add passages, read from the iterable as they are needed; durable when it returns.
+
+        They are committed in batches of 2,000 (fewer if they are long); `progress(done, total or None)` is called after each
+        commit. A batch is stored as a whole or not at all: an interruption or an error costs the batch in flight, never a
+        committed one. Raises BadInput (nothing of that batch is stored) for what is no Passage, an id that is empty or
+        already known, text that is no str or holds lone surrogates, and metadata that JSON cannot hold. NUL and other control
+        characters become spaces. A single passage costs a commit of its own, tens of milliseconds: add many at a time.
+        """
+        if isinstance(passages, Passage):
+            raise BadInput("add() takes an iterable of passages; for a single one write add([passage]).")
+        self._store.refuse_reader()
+        total = len(passages) if isinstance(passages, Sized) else None
+        added = Added(0, 0)
+        try:
+            for batch in _batches(passages):
+                added = Added(added.count + len(batch), added.truncated + self._add_batch(batch))
+                if progress is not None:
+                    progress(added.count, total)
+        except BadInput as error:
+            if added.count:
+                raise BadInput(f"{error} The {added.count} passages of the batches before it are stored.") from error
+            raise
+        return added
+
+    def _add_batch(self, batch: Sequence[Passage]) -> int:
+        """Store a batch of checked passages; returns how many were cut for the encoder."""
+        self._refuse_known(batch)
+        contents = [passage.content for passage in batch]
+        truncated = 0
+        langs = [passage.lang or detect_language(content) for passage, content in zip(batch, contents, strict=True)]
+        rows = [Row(passage, lang) for passage, lang in zip(batch, langs, strict=True)]
+        if self._store.dims:
+            vectors, cut = self.encoder.encode_counted(contents, kind="passage")
+            truncated = int((cut > 0).sum())
+            halves = to_half(checked_vectors(vectors, len(batch), self._store.dims))
+            rows = [replace(row, half=half) for row, half in zip(rows, halves, strict=True)]
+        terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
+        self._store.append(rows, terms)
+        return truncated
+
+    def _refuse_known(self, batch: Sequence[Passage]) -> None:
+        seen: set[str] = set()
+        for passage in batch:
+            if passage.id in seen:
+                raise BadInput(f"the id {passage.id!r} occurs twice; ids must differ. Nothing of the batch is stored.")
+            seen.add(passage.id)
+        known = self._store.known(list(seen))
+        if known:
+            raise BadInput(
+                f"the id {min(known)!r} is in the index already ({len(known)} such in this batch). Nothing of the batch is "
+                "stored; delete the old passage first, or give the new one another id."
+            )
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete passages by id, all or none; returns how many. Durable when it returns.
+
+        Deleted passages have no influence on the scores of others. Raises BadInput naming an id that is not in the index.
+        """
+        if isinstance(ids, str):
+            raise BadInput(f"delete() takes a collection of ids; for a single one write delete([{ids!r}]).")
+        wanted = list(dict.fromkeys(ids))
+        for name in wanted:
+            _checked_id(name)
+        if wanted:
+            self._store.delete(wanted)
+        return len(wanted)
+
+    # --- reading
+
+    def get(self, id: str) -> Passage:  # noqa: A002
+        """The passage with this id. Raises BadInput if there is none."""
+        found = self._store.snapshot().get([_checked_id(id)])
+        if id not in found:
+            raise BadInput(f"no passage with the id {id!r} is in the index.")
+        return found[id]
+
+    def passages(self) -> Iterator[Passage]:
+        """All passages as of now, in the order in which they came."""
+        return self._store.snapshot().passages()
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        first: First | None = None,
+        fusion: Fusion = "rrf",
+        weights: Mapping[str, float] | None = None,
+    ) -> Ranking:
+        """The k best passages, best first, ties by id.
+
+        first    "bm25", "dense", or "hybrid": both, fused from the best max(100, k) of each. The default is "hybrid", and
+                 "bm25" for an index without vectors
+        fusion   "rrf" (reciprocal ranks, k = 60) or "sum" (of z-scores)
+        weights  of "bm25" and "dense" in the fusion, 1 each if not given
+
+        timings  milliseconds: analyze_ms, bm25_ms, encode_ms, dense_ms, fuse_ms, total_ms, those that apply; load_ms when this
+                 search had to load the encoder. Hits carry their passage, and the score and rank of each stage.
+        Raises BadInput for an empty query, k < 1, unknown words, and a dense search in an index without vectors.
+        """
+        query = clean(query, "the query")
+        if not query.strip():
+            raise BadInput("the query is empty: give at least one word.")
+        checked_k(k)
+        first = first or ("hybrid" if self._store.dims else "bm25")
+        if first not in ("hybrid", "bm25", "dense"):
+            raise BadInput(f'first={first!r}: expected "hybrid", "bm25" or "dense".')
+        depth = max(_FUSED_DEPTH, k) if first == "hybrid" else k
+        search = _Search(query, self._store.snapshot())
+        if first != "dense":
+            search.bm25(self._store, depth)
+        if first != "bm25":
+            search.dense(self._encoded(search), depth)
+        if first == "hybrid":
+            search.fuse(fusion, weights)
+        return search.ranking(first, k)
+
+    def _encoded(self, search: _Search) -> FloatArray:
+        """float32[dims], the query's vector."""
+        encoder = self._encoder
+        if encoder is None:
+            with _Clock(search.timings, "load_ms"):
+                encoder = self.encoder
+        with _Clock(search.timings, "encode_ms"):
+            vectors, cut = encoder.encode_counted([search.query], kind="query")
+            vector: FloatArray = checked_vectors(vectors, 1, self._store.dims)[0]
+        if cut[0]:
+            search.notes.append(f"the query was cut for the encoder: its last {int(cut[0])} tokens were not read")
+        return vector
+
+
+class _Clock:
+    """Adds the time spent inside to timings[name], in milliseconds."""
+
+    def __init__(self, timings: dict[str, float], name: str) -> None:
+        self._timings, self._name = timings, name
+
+    def __enter__(self) -> None:
+        self._start = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._timings[self._name] = (perf_counter() - self._start) * 1000
+
+
+class _Search:
+    """One search in the making: the lists of its stages over one snapshot, timings and notes."""
+
+    def __init__(self, query: str, snapshot: Snapshot) -> None:
+        self.query, self.snapshot = query, snapshot
+        self.lists: dict[str, list[Scored]] = {}
+        self.timings: dict[str, float] = {}
+        self.notes: list[str] = [] if len(snapshot) else ["the index is empty"]
+        self._start = perf_counter()
+
+    def bm25(self, store: EmbeddedStore, depth: int) -> None:
+        with _Clock(self.timings, "analyze_ms"):
+            terms = store.analyzer.query_terms(self.query, self.snapshot.languages)
+        with _Clock(self.timings, "bm25_ms"):
+            self.lists["bm25"] = self.snapshot.bm25(terms, depth)
+        if len(self.snapshot) and not self.lists["bm25"]:
+            self.notes.append("no term of the query occurs in the index" if terms else "the query holds no term to look up")
+
+    def dense(self, vector: FloatArray, depth: int) -> None:
+        with _Clock(self.timings, "dense_ms"):
+            self.lists["dense"] = self.snapshot.dense(vector, depth)
+
+    def fuse(self, fusion: str, weights: Mapping[str, float] | None) -> None:
+        names = list(self.lists)
+        if weights is not None and not set(weights) <= set(names):
+            raise BadInput(f"weights={dict(weights)}: expected weights of {' and '.join(names)}.")
+        factors = [1.0 if weights is None else weights.get(name, 1.0) for name in names]
+        with _Clock(self.timings, "fuse_ms"):
+            if fusion == "rrf":
+                self.lists["hybrid"] = rrf([[name for name, _ in self.lists[stage]] for stage in names], weights=factors)
+            elif fusion == "sum":
+                self.lists["hybrid"] = weighted_sum([self.lists[stage] for stage in names], weights=factors)
+            else:
+                raise BadInput(f'fusion={fusion!r}: expected "rrf" or "sum".')
+
+    def ranking(self, last: str, k: int) -> Ranking:
+        best = self.lists[last][:k]
+        passages = self.snapshot.get([name for name, _ in best])
+        scores = {stage: dict(found) for stage, found in self.lists.items()}
+        ranks = {stage: {name: rank for rank, (name, _) in enumerate(found, 1)} for stage, found in self.lists.items()}
+        hits = tuple(
+            Hit(
+                id=name,
+                score=score,
+                passage=passages[name],
+                scores={stage: known[name] for stage, known in scores.items() if name in known},
+                ranks={stage: known[name] for stage, known in ranks.items() if name in known},
+            )
+            for name, score in best
+        )
+        self.timings["total_ms"] = (perf_counter() - self._start) * 1000
+        return Ranking(self.query, hits, self.timings, tuple(self.notes))
+
+
+def _identity(encoder: Encoder) -> dict[str, Any]:
+    return {"name": encoder.name, "fingerprint": encoder.fingerprint, "dims": encoder.dims}
+
+
+def _refuse_other_encoder(store: EmbeddedStore, encoder: Encoder) -> None:
+    wanted = store.manifest["encoder"]
+    if wanted is None:
+        raise ModelMismatch(
+            f"index {store.path} was created without an encoder and holds no vectors. "
+            "Open it without encoder=, or build it again with one."
+        )
+    if encoder.fingerprint != wanted["fingerprint"] or encoder.dims != wanted["dims"]:
+        raise ModelMismatch(
+            f"index {store.path} was written by encoder {wanted['name']} (sha256 {wanted['fingerprint'][:12]}…, "
+            f"{wanted['dims']} dims), the query encoder is {encoder.name} ({encoder.fingerprint[:12]}…, {encoder.dims} dims). "
+            "Open the index without encoder= to use its own."
+        )
+
+
+def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+    """Checked passages in batches of bounded size."""
+    batch: list[Passage] = []
+    characters = 0
+    for place, passage in enumerate(passages):
+        batch.append(_checked(passage, place))
+        characters += len(batch[-1].text) + len(batch[-1].title)
+        if len(batch) == _BATCH_PASSAGES or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _checked(passage: Passage, place: int) -> Passage:
+    if not isinstance(passage, Passage):
+        raise BadInput(f"passage {place} is a {type(passage).__name__}, expected a Passage(id=, text=, title=, lang=, meta=).")
+    where = f"passage {_checked_id(passage.id, place)!r}"
+    text, title = clean(passage.text, f"{where}, text"), clean(passage.title, f"{where}, title")
+    lang = clean(passage.lang, f"{where}, lang")
+    try:
+        kept = json.loads(json.dumps(dict(passage.meta), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: JSON cannot hold its metadata ({error}).") from error
+    if kept != passage.meta:
+        raise BadInput(f"{where}: its metadata would come back changed from JSON; use str keys and lists in place of tuples.")
+    return replace(passage, text=text, title=title, lang=lang)
+
+
+def _checked_id(name: str, place: int | None = None) -> str:
+    where = "the id" if place is None else f"the id of passage {place}"
+    if not isinstance(name, str) or not name:
+        raise BadInput(f"{where} is {name!r}, expected a str that is not empty.")
+    if clean(name, where) != name:
+        raise BadInput(f"{where} is {name!r}: control characters cannot stand in an id.")
+    return name

@@ -1,0 +1,79 @@
+"""One number for "the same vectors": what an index remembers of the model that filled it.
+
+It covers the network (config.json without the fields that do not change a result), the tokenizer, prompts, pooling,
+normalisation and the longest input, and the weights: every tensor but the token table in full, of the table evenly spaced
+rows. A change of any weight outside of the table is always seen; a table that was replaced or rounded otherwise is seen, as
+it differs nearly everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+from shortlist.models.card import ModelCard, read_card
+from shortlist.models.files import Span, read_json, sha256, tensor_spans
+
+_TABLE_ROWS = 256
+# config.json fields that are notes about how the folder came to be, or matter in training only.
+_NOTES = frozenset(
+    {
+        *("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"),
+        *("attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob"),
+        *("gradient_checkpointing", "initializer_range"),
+    }
+)
+
+
+def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard | None = None) -> str:
+    """Hex sha256 of all that decides a model's results.
+
+    `table_folder` is where the token table and the tokenizer are, if not in `folder`.
+    """
+    card = card or read_card(folder)
+    config = {k: v for k, v in read_json(folder / "config.json").items() if k not in _NOTES}
+    spans = tensor_spans(folder)
+    parts: dict[str, Any] = {
+        "config": config,
+        "pooling": card.pooling,
+        "prompts": dict(card.prompts),
+        "normalize": card.normalize,
+        "lowercase": card.lowercase,
+        "max_tokens": card.max_tokens,
+        "table": table_fingerprint(table_folder or folder),
+        "weights": {name: _digest(span) for name, span in spans.items() if not _is_table(name)},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def table_fingerprint(folder: Path) -> str:
+    """Hex sha256 of a folder's tokenizer and token table (shape, type and evenly spaced rows): what models share."""
+    digest = hashlib.sha256(sha256(folder / "tokenizer.json").encode())
+    for name, span in sorted(tensor_spans(folder).items()):
+        if _is_table(name):
+            digest.update(json.dumps([span.dtype, span.shape]).encode())
+            digest.update(_rows(span))
+    return digest.hexdigest()
+
+
+def _is_table(name: str) -> bool:
+    return "word_embeddings.weight" in name  # and the scale beside it, if there is one
+
+
+def _digest(span: Span) -> list[Any]:
+    return [span.dtype, span.shape, hashlib.sha256(_bytes(span, [(span.start, span.stop)])).hexdigest()]
+
+
+def _rows(span: Span) -> bytes:
+    rows = max(1, span.shape[0])
+    size = (span.stop - span.start) // rows
+    starts = [span.start + size * (i * rows // _TABLE_ROWS) for i in range(_TABLE_ROWS)] if rows > _TABLE_ROWS else []
+    return _bytes(span, [(s, s + size) for s in starts] or [(span.start, span.stop)])
+
+
+def _bytes(span: Span, pieces: list[tuple[int, int]]) -> bytes:
+    with span.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return b"".join([view[a:b] for a, b in pieces])

@@ -1,0 +1,156 @@
+"""Files that survive a crash: atomic replacement, fsync of file and folder, checksummed memory maps, the writer's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import mmap
+import os
+import socket
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from shortlist.errors import IndexFormatError, IndexLocked, ShortlistError
+from shortlist.types import ByteArray
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a whole file so that after a crash there is the old one or the new one, never a part."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Turn "no space left", "quota exceeded" and "file too large" into a ShortlistError that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ShortlistError(f"{path}: {os.strerror(error.errno).lower()} while writing. {SAFE_AFTER_FULL_DISK}") from error
+
+
+SAFE_AFTER_FULL_DISK = (
+    "What was committed before stays readable; free some space and open the index for writing again, which completes or "
+    "leaves out the batch in flight as a whole."
+)
+
+
+class CheckedMap:
+    """A memory-mapped region of a file with one CRC-32 a block; a block is verified before its first use.
+
+    `size` bytes from `start` on are mapped; `sums` holds the checksums of its blocks of `block` bytes, the last one shorter.
+    Raises IndexFormatError if the file is shorter than promised.
+    """
+
+    def __init__(self, path: Path, start: int, size: int, block: int, sums: list[int]) -> None:
+        if len(sums) != -(-size // block):
+            raise IndexFormatError(f"{path}: {len(sums)} checksums for {size} bytes in blocks of {block}. {REBUILD}")
+        self._path, self._block, self._sums = path, block, sums
+        self._verified = np.zeros(len(sums), dtype=bool)
+        self._bytes = _mapped(path, start + size)[start : start + size]
+
+    def __getitem__(self, span: slice) -> ByteArray:
+        """uint8[stop - start], verified. Raises IndexFormatError if a checksum does not fit."""
+        first, last = span.start // self._block, -(-span.stop // self._block)
+        for block in np.flatnonzero(~self._verified[first:last]) + first:
+            data = self._bytes[block * self._block : (block + 1) * self._block]
+            if zlib.crc32(data.data) != self._sums[block]:
+                raise IndexFormatError(f"{self._path}: block {block} is damaged (checksum). {REBUILD}")
+            self._verified[block] = True
+        return self._bytes[span]
+
+    def trust(self, other: CheckedMap) -> None:
+        """Take over the verdicts of an earlier map of the same file for blocks whose checksums have not changed."""
+        for block in np.flatnonzero(other._verified[: len(self._sums)]):
+            self._verified[block] = self._sums[block] == other._sums[block]
+
+
+REBUILD = (
+    "Nothing is lost: the passages are in passages.sqlite. Open the index for writing once, "
+    "Index.open(path, write=True), and the damaged file is rebuilt."
+)
+
+
+def _mapped(path: Path, size: int) -> ByteArray:
+    try:
+        with path.open("rb") as file:
+            actual = os.fstat(file.fileno()).st_size
+            if actual < size or size < 0:
+                raise IndexFormatError(f"{path}: {actual} bytes, expected at least {size}. {REBUILD}")
+            if size == 0:
+                return np.zeros(0, dtype=np.uint8)
+            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise IndexFormatError(f"{path}: the file is missing. {REBUILD}") from error
+
+
+def block_sums(data: memoryview | bytes, block: int, sums: list[int], size: int) -> list[int]:
+    """Checksums of a file that had `size` bytes and the checksums `sums`, after `data` was appended to it."""
+    view = memoryview(data).cast("B")
+    result, at = list(sums), 0
+    while at < len(view):
+        room = block - size % block
+        piece = view[at : at + room]
+        if room == block:
+            result.append(zlib.crc32(piece))
+        else:
+            result[-1] = zlib.crc32(piece, result[-1])
+        at, size = at + len(piece), size + len(piece)
+    return result
+
+
+class WriterLock:
+    """The right to write, held by flock until `release` or the end of the process, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _owner(os.pread(self._handle, 4096, 0))
+            os.close(self._handle)
+            raise IndexLocked(
+                f"{path.parent} is open for writing by {owner}; one process writes at a time. "
+                "Wait until it has closed the index, or open it for reading."
+            ) from error
+        except BaseException:
+            os.close(self._handle)
+            raise
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+    def release(self) -> None:
+        """Give the right to write back."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _owner(content: bytes) -> str:
+    try:
+        owner = json.loads(content)
+        return f"process {int(owner['pid'])} on {owner['host']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,370 @@
+"""Plain text at the door: cleaning, language detection, sentences and passages.
+
+Nothing here needs a library. Detection reads the script first, which settles most languages; languages that share a
+script are told apart by a vote of their commonest short words and of letters that few of them use.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+
+from shortlist.errors import BadInput
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
+_DETECT_CHARS = 1500
+"""Characters read by `detect_language`; more text does not change the answer measurably."""
+
+
+def clean(text: str, where: str = "") -> str:
+    """`text` with control characters replaced by spaces (tab, line feed and carriage return stay).
+
+    `where` names the origin ("passage 17", "corpus.jsonl:3") in the error. Raises BadInput if `text` is not a str or
+    holds a lone surrogate, which no encoding can store.
+    """
+    place = f"{where}: " if where else ""
+    if not isinstance(text, str):
+        raise BadInput(f"{place}got {type(text).__name__}, expected a str. Decode bytes and convert numbers to text first.")
+    lone = _SURROGATES.search(text)
+    if lone:
+        raise BadInput(
+            f"{place}lone surrogate U+{ord(lone.group()):04X} at character {lone.start()}: this is not valid Unicode text. "
+            "Decode the source with errors='replace', or repair it."
+        )
+    return _CONTROLS.sub(" ", text)
+
+
+# --- language -------------------------------------------------------------------------------------------------------
+
+_SCRIPT_RANGES: tuple[tuple[int, int, str], ...] = (
+    (0x0041, 0x005A, "Latn"), (0x0061, 0x007A, "Latn"), (0x00AA, 0x00AA, "Latn"), (0x00C0, 0x024F, "Latn"),
+    (0x0370, 0x03FF, "Grek"), (0x0400, 0x052F, "Cyrl"), (0x0531, 0x058F, "Armn"), (0x05D0, 0x05F2, "Hebr"),
+    (0x0620, 0x06FF, "Arab"), (0x0750, 0x077F, "Arab"), (0x0900, 0x097F, "Deva"), (0x0980, 0x09FF, "Beng"),
+    (0x0A00, 0x0A7F, "Guru"), (0x0A80, 0x0AFF, "Gujr"), (0x0B00, 0x0B7F, "Orya"), (0x0B80, 0x0BFF, "Taml"),
+    (0x0C00, 0x0C7F, "Telu"), (0x0C80, 0x0CFF, "Knda"), (0x0D00, 0x0D7F, "Mlym"), (0x0D80, 0x0DFF, "Sinh"),
+    (0x0E01, 0x0E7F, "Thai"), (0x0E80, 0x0EFF, "Laoo"), (0x0F00, 0x0FFF, "Tibt"), (0x1000, 0x109F, "Mymr"),
+    (0x10A0, 0x10FF, "Geor"), (0x1100, 0x11FF, "Hang"), (0x1200, 0x139F, "Ethi"), (0x1780, 0x17FF, "Khmr"),
+    (0x1E00, 0x1EFF, "Latn"), (0x1F00, 0x1FFF, "Grek"), (0x3005, 0x3007, "Hani"), (0x3041, 0x30FF, "Kana"),
+    (0x3130, 0x318F, "Hang"), (0x31F0, 0x31FF, "Kana"), (0x3400, 0x4DBF, "Hani"), (0x4E00, 0x9FFF, "Hani"),
+    (0xAC00, 0xD7AF, "Hang"), (0xF900, 0xFAFF, "Hani"), (0xFB1D, 0xFB4F, "Hebr"), (0xFB50, 0xFDFF, "Arab"),
+    (0xFE70, 0xFEFC, "Arab"), (0xFF21, 0xFF5A, "Latn"), (0xFF66, 0xFF9D, "Kana"), (0x20000, 0x323AF, "Hani"),
+)  # fmt: skip
+"""First and last code point of each block of letters, with its script (ISO 15924), in ascending order."""
+_STARTS = [first for first, _, _ in _SCRIPT_RANGES]
+
+_DENSE = {"Hani": 3, "Kana": 3, "Hang": 3}
+"""One such character says about as much as this many letters (a Chinese translation has a third of the characters)."""
+
+_ONLY_LANGUAGE = {
+    "Grek": "el", "Armn": "hy", "Hebr": "he", "Beng": "bn", "Guru": "pa", "Gujr": "gu", "Orya": "or", "Taml": "ta",
+    "Telu": "te", "Knda": "kn", "Mlym": "ml", "Sinh": "si", "Thai": "th", "Laoo": "lo", "Tibt": "bo", "Mymr": "my",
+    "Geor": "ka", "Hang": "ko", "Ethi": "am", "Khmr": "km", "Hani": "zh", "Kana": "ja",
+}  # fmt: skip
+"""Scripts that settle the language, or nearly so (Hebrew script: he rather than yi; Ethiopic: am rather than ti)."""
+
+_COMMON_WORDS: dict[str, dict[str, str]] = {
+    "Latn": {
+        "en": "the of and to in is was for that with as on by it from at are this be or which an his were has have not "
+        "their but what who when how where why does did can will would there been its they you he she we if about into",
+        "de": "der die das und in von den des im mit ist zu auf für als eine ein dem auch wurde werden sich nicht bei aus "
+        "nach wie wird einer er sie es sind durch über zur zum was wer wo wann warum welche welcher welches hat war "
+        "haben einen oder an am kann um so noch nur",
+        "fr": "le la les de des du et en un une est dans que qui pour par sur au aux avec plus ce se ne pas il elle son sa "
+        "ses ou été sont comme cette quel quelle quels quand où comment pourquoi combien dont mais nous vous je leur à "
+        "fut l d s qu n c ont était entre après",
+        "es": "el la los las de del que en y a un una por con para se es su al lo como más o fue no sus son este esta pero "
+        "entre cuando desde también qué quién cuál cuándo dónde cómo cuántos cuántas hasta sobre ser ha sin era hay muy "
+        "años está había",
+        "it": "il la lo le gli di del della dei delle che e è in un una per con da dal nel nella sono si non come anche al "
+        "alla più ma fu su i cosa chi quale quando dove perché quanti quali dell nell all l questo essere stato ha tra "
+        "era suo sua ne ci",
+        "pt": "o a os as de do da dos das que e em um uma para com por no na nos nas não se é foi mais como ao seu sua ou "
+        "são ser pelo pela quando também qual quem onde quais quantos quantas porque até isso ele ela está muito já "
+        "sobre entre foram à",
+        "ca": "el la els les de del dels i en un una que per amb és va al a no més seu seva com són ser aquest aquesta "
+        "també però quan qui quin quina on des fins entre l d és ha van pel pels o molt",
+        "gl": "o a os as de do da dos das que e en un unha para con por no na nos nas non se é foi máis como ao seu súa ou "
+        "son ser polo pola cando tamén cal quen onde ata isto ten unha pero moi",
+        "nl": "de het een van en in is dat op te zijn voor met die niet aan er om ook als maar bij door werd naar uit over "
+        "wat wie waar wanneer welke hoe waarom of tot deze dan nog wordt worden heeft hij ze heb ik was hun geen kan "
+        "veel na",
+        "af": "die van en in is het dat wat nie vir op met te was deur by hy sy ek ons hulle ook as aan om een hoe waar "
+        "wanneer watter kan word sal maar nog of uit toe hierdie",
+        "sv": "och i att det som en på är av för med den till inte har om ett var de så från vid men kan sig eller där han "
+        "hon jag vad vem när hur vilken vilket vilka under efter också blev mot även skulle finns år detta in över",
+        "no": "og i det som en på er av for med til den ikke har om et var de så fra ved men kan seg eller der han hun jeg "
+        "hva hvem når hvor hvordan hvilken hvilket hvilke etter også ble mot skulle dette år ut over sin bare etter "
+        "blir vi",
+        "da": "og i det som en på er af for med til den ikke har om et var de så fra ved men kan sig eller der han hun jeg "
+        "hvad hvem hvornår hvor hvordan hvilken hvilket hvilke efter også blev mod skulle dette år ud over sin kun "
+        "bliver vi blev nogle meget",
+        "is": "og í að er á það sem ég ekki við um en var til þá með af fyrir hann hún þau eru þetta frá hvað hver hvar "
+        "hvenær hvernig eða eins þess þar sér hafa",
+        "fi": "ja on oli että ei se hän ovat mutta kun myös joka jonka sekä tai kuin niin mitä mikä kuka missä milloin "
+        "miten kuinka minkä ole hänen vuonna sen ne olla jossa jotka en voi vain nyt mukaan kanssa jo tämä siitä "
+        "minä sitä oli ollut",
+        "et": "ja on oli et ei see ta kes mis kus millal kuidas mille aga ka kui või oma nende selle seda siis mida pole "
+        "aastal tema nad ning veel välja üle olla ma sa kas",
+        "hu": "a az és hogy nem is egy volt meg ez mint de el csak van ki mi mikor hol melyik hány milyen miért hogyan már "
+        "még vagy után pedig amely ezt azt ha lett be fel nagy szerint akkor sem voltak ami kell",
+        "pl": "w i na z się do nie jest to że o jak po za od przez dla był była było są który która które oraz przy tym "
+        "ale co kto gdzie kiedy czy jaki jaka jakie tego jego jej ich ma tylko także może już przed lub roku został "
+        "ile",
+        "cs": "a v se na je že s z do o i to k ve pro za jako by po si jsou byl byla bylo který která které od nebo ale co "
+        "kdo kde kdy jak jaký jaká jaké také tak jeho její jejich při roce jen už aby není před mezi",
+        "sk": "a v sa na je že s z do o i to k vo pre za ako by po si sú bol bola bolo ktorý ktorá ktoré od alebo ale čo "
+        "kto kde kedy ako aký aká aké tiež tak jeho jej ich pri roku len už aby nie pred medzi",
+        "hr": "i u je na se da su za od s kao koji koja koje iz o bio bila bilo ali ili do sa te što tko gdje kada kako "
+        "nije po samo još biti godine njegov njih prema između sve može",
+        "sl": "in je v na se da so za od z kot ki pa o bil bila bilo ali do s tudi kaj kdo kje kdaj kako ni po samo še biti "
+        "leta njegov jih pri med vse lahko iz",
+        "ro": "și de în a la cu pe o un din că este pentru care mai nu se au fost sau ca al ale ai după prin era cum ce cine "
+        "unde când cât câți câte dar iar sunt fi lui ei lor acest această fiind până între unui unei asupra",
+        "tr": "ve bir bu da de için ile olarak olan en çok daha gibi ne kim nerede zaman nasıl hangi kaç neden o ise olduğu "
+        "sonra kadar değil mi mı tarafından oldu var ya veya her ancak ilk göre iki yıl şey ben sen",
+        "az": "və bir bu da də üçün ilə olan ən çox daha kimi nə kim harada zaman necə hansı neçə niyə o isə sonra qədər "
+        "deyil idi tərəfindən oldu var ya hər ilk görə iki il",
+        "lt": "ir yra kad į iš su ne tai kaip buvo jis ji jie bet ar nuo po per dėl už kas kur kada apie taip pat tik jo jos "
+        "jų savo metais kurie kuris kuri prie arba",
+        "lv": "un ir ka uz ar no par tas kā bija viņš viņa viņi bet vai pēc pie kas kur kad arī tikai to gada ko lai nav "
+        "savu kurš kura līdz",
+        "sq": "e të në dhe i një për me që nga është si më u ka se por kjo ky ishte janë do kush çfarë kur ku sa cili cila "
+        "nuk pas ose",
+        "eu": "eta da bat ez du ere izan zen den ziren dira zuen baina edo zer nor non noiz nola zein hau hori bere beste "
+        "egin duen dute oso arte gero",
+        "ga": "agus an na ar is i a go le do bhí tá sé sí ag as ó nach níl cad cé cá conas cén mar seo sin faoi chun bhfuil "
+        "gur leis",
+        "cy": "y yr a i o yn ac ar am ei eu mae oedd wedi gan fod nid hyn hwn beth pwy ble pryd sut ond neu roedd bod hefyd",
+        "eo": "la kaj de en estas al ke kun por ne li ŝi ili mi estis sed aŭ kio kiu kie kiam kiel el per sur pri ĉi tio",
+        "id": "yang dan di dari pada untuk dengan dalam ini itu adalah tidak oleh sebagai juga ke akan telah atau apa siapa "
+        "kapan dimana mana bagaimana berapa mengapa menjadi dapat tersebut ia bisa karena tahun saat lebih seorang "
+        "apakah mereka sebuah secara bahwa namun oleh seperti",
+        "ms": "yang dan di dari pada untuk dengan dalam ini itu adalah tidak oleh sebagai juga ke akan telah atau apa siapa "
+        "bila mana bagaimana berapa mengapa menjadi boleh tersebut beliau ialah kerana tahun lebih seorang adakah "
+        "mereka sebuah secara bahawa namun daripada kepada tetapi",
+        "tl": "ang ng sa na mga ay at ni si para ito hindi isang ko mo siya niya nila kanyang ano sino saan kailan paano "
+        "bakit ilan may mula o kung din rin naman noong bilang ako pa lamang kay",
+        "vi": "và của là có được trong các cho không với một những người này đã để khi từ như đến ở về ra vào năm gì nào ai "
+        "đâu bao nhiêu sao tại theo cũng sẽ trên hay bị nhiều thì lại mà ông tôi",
+        "sw": "na ya wa kwa ni katika la za kuwa cha hii huo huu ambayo ambaye lakini pia au nini nani wapi lini gani ngapi "
+        "je kama mwaka yake wake hiyo sana mtu watu alikuwa ilikuwa hadi kutoka si zaidi baada ndani kila vya",
+        "yo": "ní ti tí àti ó sí wọn àwọn ni jẹ́ fún pẹ̀lú láti náà bí kan èyí rẹ̀ kí ṣe lọ nínú wọ́n kò tó gẹ́gẹ́ mo ìlú lè ń ọ̀ ẹ̀ "
+        "kíni tani ta nígbà awọn ati fun lati gbogbo",
+        "ha": "da a na ta ya ne ce ba ga wannan kuma shi suna yana an wani wata amma domin daga ko me wane wa yaushe ina "
+        "yadda mai masu su har cikin don haka lokacin bayan sai akan babu wanda",
+        "ig": "na nke ya bụ n ndị ha ọ e o onye gị kedu ebee mgbe ole ma ka ga dị si otu nwere site ka ihe oge ahụ",
+        "so": "oo iyo ka ku waa in ay uu la ee u waxaa ah ayaa waxay inuu kale maxay yaa goorma xaggee sida laakiin iyada si "
+        "lagu kala",
+        "zu": "futhi ukuthi le lo kanye uma ngo noma yini ubani kuphi nini kanjani ukuba abantu ngoba kodwa njengoba ngaphandle "
+        "bona yena",
+        "rw": "mu ku na ya wa ni kandi cyangwa iki nde he ryari gute ko bya za ba uyu icyo ubwo yari umwe aho ariko cyane",
+        "bem": "na ku mu pa uwa fya ifya ukuti bushe ninshi nani kwi lisa shani abantu uyu ici nomba aba ya ba",
+        "wo": "ak ci bi la mu yi nga ñu moo lan kan fan kañ naka ba am na du ngir dafa",
+        "xh": "kwaye ukuba le lo kunye okanye yintoni ngubani phi nini njani abantu kuba kodwa njengoko ngaphandle yena ngo",
+    },
+    "Cyrl": {
+        "ru": "и в не на что с по как это из к он был его от за для или при то так но все она были было у о же какой какая "
+        "какие кто где когда сколько почему каком который которая которые также до является года после во только чем ее "
+        "я мы если",
+        "uk": "і в не на що з по як це із до він був його від за для або при та так але все вона були було у й про який яка "
+        "які хто де коли скільки чому якому також є року після лише ніж її під цього бути у мені ми якщо",
+        "be": "і ў не на што з па як гэта да ён быў яго ад за для або пры так але усё яна былі было у які якая якія хто дзе "
+        "калі чаму таксама ёсць года пасля толькі яе",
+        "bg": "и в не на че с по как това от за или при то да се е са към той беше тя те но като какво кой коя кои къде кога "
+        "колко защо който която които също след само през година бъде до има",
+        "sr": "и у је на се да су за од с као који која које из о био била било али или до са те што ко где када како није "
+        "по само још бити године његов према",
+        "mk": "и во не на што со по како ова од за или при да се е сум кон тој беше таа тие но кој која каде кога колку зошто "
+        "исто по само низ година до има",
+        "kk": "және мен бен да де бұл үшін бір деп ол болып емес қандай кім қайда қашан қалай неше қанша не оның болған бар "
+        "жылы сол еді соң кейін туралы қай ең осы арқылы ретінде",
+        "ky": "жана менен да бул үчүн бир деп ал болуп эмес кандай ким кайда качан канча эмне анын болгон бар жылы ошол эле "
+        "кийин жөнүндө",
+        "mn": "ба нь юм энэ бол байна байсан оны тэр гэж хэн юу хаана хэзээ хэд болон ч их онд өөр",
+        "tg": "ва дар аз ба ки ин бо он барои аст буд ки кай куҷо чанд худ як ҳам",
+    },
+    "Arab": {
+        "ar": "في من على إلى أن التي الذي عن مع هذا هذه كان كانت ما لا هو هي أو بين كما بعد قبل و لم قد ذلك متى أين كيف كم "
+        "ماذا هل لماذا تم عام حيث ثم كل غير",
+        "fa": "در از به که این را با است برای آن یک و می شد شده بود های هم تا او بر خود چه چند کجا کدام کیست چیست نیز اما یا "
+        "پس چرا ها دارد کرد شود سال باشد چگونه کسی زمانی",
+        "ur": "کے کی کا میں ہے سے اور کو نے یہ اس ہیں تھا تھی پر وہ ایک بھی جو نہیں کہ گیا کر کیا کون کب کہاں کتنے کس تھے ہو "
+        "ان لیے بعد ساتھ کیوں طور اپنے",
+        "sd": "جي ۾ ۽ جو آهي کي تي سان هن کان اهو هو جا ته به جن نه هڪ لاءِ آهن ڪيو ويو ٿو ڪري",
+        "ps": "د په او چې کې ته له سره دی دا یې نه هم شو وه کړي یو کړ لپاره",
+        "ckb": "لە و بە کە بۆ ئەم ئەو لەگەڵ بوو یان دەکات ئەوە هەر نە چی کەی کوێ",
+        "ug": "ۋە بىلەن بۇ بىر ئۈچۈن ئۇ ھەم دەپ",
+    },
+    "Deva": {
+        "hi": "के में की है का और से को पर यह ने एक हैं था कि इस लिए भी नहीं या जो थे किया गया क्या कौन कब कहाँ कहां कितने "
+        "कैसे कि हो थी तक अपने साथ वह करने",
+        "mr": "आणि आहे या ते व हे च ला होते होता होती ही त्या मध्ये तर काय कोण कधी कुठे किती कसे एक नाही असे आहेत केली केले "
+        "म्हणून त्यांनी हा झाला पण यांनी",
+        "ne": "र छ को मा ले का पनि हो यो भएको गरेको छन् तथा थियो लागि एक के कहाँ कहिले कति कसरी गर्न भने उनले हुन् छैन गर्ने "
+        "तर",
+        "sa": "च न एव अस्ति इति अपि तु ते सः यत् तत् भवति",
+    },
+}
+"""Common short words of languages that share a script, question words included because queries hold them."""
+
+_LETTERS: dict[str, dict[str, str]] = {
+    "Latn": {
+        "ñ": "es gl", "¿": "es", "ß": "de", "ã": "pt", "õ": "pt et", "ő": "hu", "ű": "hu", "ğ": "tr az", "ı": "tr az",
+        "ş": "tr az ro", "ə": "az", "ț": "ro", "ș": "ro", "ţ": "ro", "ă": "ro vi", "ł": "pl", "ą": "pl lt", "ę": "pl lt",
+        "ż": "pl", "ś": "pl", "ź": "pl", "ć": "pl hr", "ř": "cs", "ě": "cs", "ů": "cs", "ľ": "sk", "ĺ": "sk", "ŕ": "sk",
+        "đ": "vi hr", "ơ": "vi", "ư": "vi", "å": "sv no da", "ø": "no da", "æ": "no da is", "þ": "is", "ð": "is",
+        "ė": "lt", "ų": "lt", "į": "lt", "ļ": "lv", "ņ": "lv", "ģ": "lv", "ķ": "lv", "ā": "lv", "ĉ": "eo", "ĝ": "eo",
+        "ŭ": "eo", "ẹ": "yo vi ig", "ọ": "yo vi ig", "ṣ": "yo", "ɗ": "ha", "ƙ": "ha", "ɓ": "ha", "ü": "de tr hu et az",
+        "ö": "de sv fi tr hu et is az", "ä": "de sv fi et sk", "ë": "sq nl", "œ": "fr", "ê": "fr pt vi", "è": "fr it ca",
+        "ụ": "ig vi", "ị": "ig vi",
+    },
+    "Cyrl": {
+        "і": "uk be kk", "ї": "uk", "є": "uk", "ґ": "uk", "ў": "be", "ђ": "sr", "ћ": "sr", "ј": "sr mk", "љ": "sr mk",
+        "њ": "sr mk", "ѓ": "mk", "ќ": "mk", "ѕ": "mk", "ә": "kk", "ғ": "kk tg", "қ": "kk tg", "ң": "kk ky", "ө": "kk ky mn",
+        "ұ": "kk", "ү": "kk ky mn", "һ": "kk", "ҳ": "tg", "ҷ": "tg", "ӣ": "tg", "ы": "ru be kk ky", "ё": "ru be", "э": "ru be",
+        "ъ": "bg ru",
+    },
+    "Arab": {
+        "پ": "fa ur sd ps ckb", "چ": "fa ur sd ps ckb", "ژ": "fa ckb", "گ": "fa ur ckb sd", "ی": "fa ur ps ckb", "ک": "fa ur sd ps ckb",
+        "ٹ": "ur", "ڈ": "ur", "ڑ": "ur", "ے": "ur", "ں": "ur", "ھ": "ur", "ہ": "ur", "ۃ": "ur", "ة": "ar", "ي": "ar sd", "ك": "ar",
+        "أ": "ar", "إ": "ar", "ى": "ar", "ٿ": "sd", "ٻ": "sd", "ڪ": "sd", "ڏ": "sd", "ڳ": "sd", "ټ": "ps", "ډ": "ps", "ړ": "ps",
+        "ښ": "ps", "ڼ": "ps", "ې": "ps ug", "ۆ": "ckb ug", "ێ": "ckb", "ە": "ckb ug", "ڵ": "ckb", "ڕ": "ckb", "ۇ": "ug", "ۈ": "ug",
+    },
+    "Deva": {"ळ": "mr"},
+}  # fmt: skip
+"""Letters that few languages of a script use, with those languages."""
+
+
+def detect_language(text: str) -> str:
+    """The BCP 47 primary tag of the language `text` is mostly written in, "" when there is nothing to go by."""
+    sample = text[:_DETECT_CHARS].lower()
+    script = _main_script(sample)
+    if script in _COMMON_WORDS:
+        return _vote(sample, script)
+    return _ONLY_LANGUAGE.get(script, "")
+
+
+def _main_script(sample: str) -> str:
+    counts: Counter[str] = Counter()
+    for char, times in Counter(sample).items():
+        script = _script(ord(char))
+        counts[script] += times * _DENSE.get(script, 1)
+    del counts[""]
+    if not counts:
+        return ""
+    if counts["Kana"] * 10 > counts["Hani"]:  # Japanese has Chinese characters too, Chinese has hardly any kana
+        counts["Kana"] += counts["Hani"]
+    return max(counts, key=lambda script: (counts[script], script))
+
+
+def _script(code: int) -> str:
+    at = bisect_right(_STARTS, code) - 1
+    if at < 0 or code > _SCRIPT_RANGES[at][1]:
+        return ""
+    return _SCRIPT_RANGES[at][2]
+
+
+_NOT_WORD = re.compile(r"[\W\d_]+(?<![\u0300-\u036f\u093a-\u094f\u064b-\u0652])")
+
+
+@cache
+def _evidence(script: str) -> dict[str, tuple[tuple[str, float], ...]]:
+    """Word or letter -> (language, weight): the fewer languages share it, the more it says."""
+    owners: dict[str, list[str]] = {}
+    for lang, words in _COMMON_WORDS[script].items():
+        for word in dict.fromkeys(words.split()):
+            owners.setdefault(word, []).append(lang)
+    table = {word: tuple((lang, 1.0 / len(langs)) for lang in langs) for word, langs in owners.items()}
+    for letter, langs in _LETTERS[script].items():
+        names = langs.split()
+        extra = tuple((lang, 0.5 / len(names)) for lang in names)
+        table[letter] = table.get(letter, ()) + extra
+    return table
+
+
+def _vote(sample: str, script: str) -> str:
+    table = _evidence(script)
+    votes: dict[str, float] = {}
+    for item, times in Counter([*re.findall(r"[^\W\d_][\w\u0300-\u036f\u0900-\u094f]*", sample), *sample]).items():
+        for lang, weight in table.get(item, ()):
+            votes[lang] = votes.get(lang, 0.0) + weight * times
+    return max(votes, key=lambda lang: (votes[lang], lang)) if votes else ""
+
+
+# --- sentences and passages -----------------------------------------------------------------------------------------
+
+_SENTENCE_END = re.compile(
+    r"(?<=[。！？｡．…])[」』”’）】》\"')\]]*"  # full-width marks end a sentence with or without a space
+    r"|(?<=[.!?।॥؟۔።፧៕။།։׃])[\"'”’»)\]]*(?=\s)"  # the others need white space after them
+    r"|\n\s*"
+)
+_ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[^\W\d_]|\d{1,3}|[Dd]r|[Mm]rs?|[Mm]s|[Pp]rof|[Ss]t|[Nn]r|[Nn]o|vs|etc|e\.g|i\.e|z\.B|bzw|ca|cf|p|pp|Fig|Abb|Sr|Sra)\.$")
+
+
+def sentences(text: str, lang: str = "") -> list[str]:
+    """Sentences of `text`, in order, without surrounding white space; nothing but white space is lost.
+
+    Rules, not a model: a sentence ends at a line break, at a full-width mark, or at a mark followed by white space that
+    is not an abbreviation's or an initial's full stop. Thai, Lao, Khmer and Burmese put a space where a sentence ends:
+    there (`lang` th, lo, km, my) white space ends one. Good enough to cut passages, which is its use here.
+    """
+    return [piece for start, stop in _spans(text, lang) if (piece := text[start:stop].strip())]
+
+
+def _spans(text: str, lang: str) -> Iterator[tuple[int, int]]:
+    ends = re.compile(r"\s+") if lang in ("th", "lo", "km", "my") else _SENTENCE_END
+    start = 0
+    for found in ends.finditer(text):
+        if found.end() <= start or _ABBREVIATION.search(text[max(start, found.end() - 12) : found.end()]):
+            continue
+        yield start, found.end()
+        start = found.end()
+    if start < len(text):
+        yield start, len(text)
+
+
+def split_passages(text: str, max_chars: int = 1000, lang: str = "") -> list[str]:
+    """`text` cut into passages of at most `max_chars` characters, none of them empty, no character but white space lost.
+
+    Cuts lie at blank lines where possible, else at sentence ends, else at white space, else anywhere (but not between a
+    letter and its combining marks). Pieces are packed greedily in order. Raises BadInput if max_chars < 1.
+    """
+    if max_chars < 1:
+        raise BadInput(f"max_chars={max_chars}: expected at least 1 character. A few hundred to two thousand is usual.")
+    passages: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        if paragraph.strip():
+            _pack(passages, paragraph.strip(), max_chars, lang)
+    return passages
+
+
+def _pack(passages: list[str], paragraph: str, max_chars: int, lang: str) -> None:
+    if len(paragraph) <= max_chars:
+        passages.append(paragraph)
+        return
+    open_text = ""
+    for start, stop in _spans(paragraph, lang):
+        for piece in _pieces(paragraph[start:stop], max_chars):
+            if open_text and len((open_text + piece).strip()) > max_chars:
+                passages.append(open_text.strip())
+                open_text = ""
+            open_text += piece
+    if open_text.strip():
+        passages.append(open_text.strip())
+
+
+def _pieces(sentence: str, max_chars: int) -> Iterator[str]:
+    """`sentence` in pieces of at most `max_chars`, white space at the ends not counted."""
+    while len(sentence.strip()) > max_chars:
+        sentence = sentence.lstrip()
+        cut = max(sentence.rfind(" ", 1, max_chars + 1), sentence.rfind("\n", 1, max_chars + 1))
+        cut = cut if cut > 0 else max_chars
+        yield sentence[:cut]
+        sentence = sentence[cut:]
+    if sentence:
+        yield sentence

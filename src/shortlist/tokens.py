@@ -1,0 +1,284 @@
+"""Texts to ragged token batches, exactly as a model folder's tokenizer.json says, without padding.
+
+The content of a text and the special tokens around it are handled apart: the text goes through the tokenizer with no
+special tokens at all, so that `</s>` inside a text stays four characters, and the model's own template (`[CLS] a [SEP]`,
+`<s> a </s></s> b </s>`, ...) is laid around the ids afterwards. The template is learnt from the tokenizer by encoding one
+letter, so every post-processor of the library works.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import Regex, pre_tokenizers
+
+from shortlist.errors import BadInput, ModelError, ModelNotFound
+from shortlist.types import IntArray, Tokens
+
+# A text up to this many characters is read whole and what is cut off is counted exactly. Of a longer one only as much is
+# read as the model can take, and the count of the rest is extrapolated from the part that was read.
+READ_WHOLE = 1 << 16
+
+# Bounds of one internal batch: memory stays flat and an interrupt is seen soon, whatever the caller hands over.
+CHUNK_TEXTS = 256
+CHUNK_CHARACTERS = 1 << 18
+
+
+def checked_texts(texts: Sequence[str], what: str = "texts") -> Sequence[str]:
+    """`texts` itself. Raises BadInput if it is a single string or no sequence, or if an item is not a str."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise BadInput(f"{what}: got {type(texts).__name__}, expected a list of str. Put the text into a list.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise BadInput(f"{what}[{i}] is {type(text).__name__}, expected str. Convert or leave out that item.")
+    return texts
+
+
+def chunks(texts: Sequence[str], size: int = CHUNK_TEXTS) -> Iterator[range]:
+    """Index ranges of neighbouring texts: at most `size` texts and, unless a single text is longer, CHUNK_CHARACTERS."""
+    start, characters = 0, 0
+    for i, text in enumerate(texts):
+        length = min(len(text), READ_WHOLE)
+        if i > start and (i - start == size or characters + length > CHUNK_CHARACTERS):
+            yield range(start, i)
+            start, characters = i, 0
+        characters += length
+    if start < len(texts):
+        yield range(start, len(texts))
+
+
+@dataclass(frozen=True)
+class _Template:
+    """What stands before, between and after the texts: ids and segments of each piece, and the segment of each text."""
+
+    fixed: tuple[list[int], ...]
+    fixed_segments: tuple[list[int], ...]
+    text_segments: tuple[int, ...]
+
+    @classmethod
+    def learn(cls, encoding: tokenizers.Encoding, texts: int) -> _Template:
+        """From the encoding of `texts` one-letter texts with special tokens."""
+        fixed: list[list[int]] = [[] for _ in range(texts + 1)]
+        segments: list[list[int]] = [[] for _ in range(texts + 1)]
+        text_segments = [0] * texts
+        place = 0
+        for id_, segment, owner in zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True):
+            if owner is None:
+                fixed[place].append(id_)
+                segments[place].append(segment)
+            else:
+                text_segments[owner] = segment
+                place = owner + 1
+        return cls(tuple(fixed), tuple(segments), tuple(text_segments))
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.fixed))
+
+
+class _Batch:
+    """Collects sequences; `tokens` gives them as one ragged batch."""
+
+    def __init__(self, template: _Template, segments: bool) -> None:
+        self._template, self._with_segments = template, segments
+        self._ids: list[int] = []
+        self._segments: list[int] = []
+        self._offsets = [0]
+
+    def add(self, *texts: list[int]) -> None:
+        t = self._template
+        self._append(t.fixed[0], t.fixed_segments[0])
+        for i, ids in enumerate(texts):
+            self._append(ids, [t.text_segments[i]] * len(ids))
+            self._append(t.fixed[i + 1], t.fixed_segments[i + 1])
+        self._offsets.append(len(self._ids))
+
+    def _append(self, ids: list[int], segments: list[int]) -> None:
+        self._ids += ids
+        if self._with_segments:
+            self._segments += segments
+
+    def tokens(self) -> Tokens:
+        ids = np.array(self._ids, np.int32)
+        segments = np.array(self._segments, np.uint8) if self._with_segments else np.zeros(len(ids), np.uint8)
+        return Tokens(ids, segments, np.array(self._offsets, np.int32))
+
+
+class Tokenizer:
+    """The tokenizer of one model folder.
+
+    `pad_id` is the id of the padding token, for people and foreign runtimes that want padded arrays; no batch here has one.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, pad_id: int = 0, segments: bool = True) -> None:
+        """`segments=False`: the network takes no segments, all are 0 whatever the tokenizer's template says."""
+        backend.no_truncation()
+        backend.no_padding()
+        self._single = _Template.learn(backend.encode("a"), 1)
+        self._pair = _Template.learn(backend.encode("a", "a"), 2)
+        self._segments = segments
+        self.pad_id = pad_id
+        backend.encode_special_tokens = True
+        self._backend = backend
+        special = {i: t.content for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        unknown = getattr(backend.model, "unk_token", None) or "<unk>"
+        self._control = frozenset(i for i, content in special.items() if content != unknown)
+        self._plain = self._without_control(backend, list(special.values()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """From `tokenizer.json` in the folder, with `tokenizer_config.json` and `config.json` where present.
+
+        Raises ModelNotFound if there is no tokenizer.json, ModelError if it cannot be read.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelNotFound(
+                f"{folder}: tokenizer.json is missing. Save the model's fast tokenizer there (transformers: "
+                f"AutoTokenizer.from_pretrained(...).save_pretrained(folder))."
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"{path}: not a tokenizer that this version of tokenizers reads: {error}") from error
+        settings, config = _json(folder / "tokenizer_config.json"), _json(folder / "config.json")
+        names = settings.get("model_input_names")
+        segments = config.get("type_vocab_size", 2) > 1 and (names is None or "token_type_ids" in names)
+        return cls(backend, pad_id=_pad_id(backend, settings, config), segments=segments)
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Tokens, IntArray]:
+        """Each text with its special tokens, at most `max_tokens` in all, and int32[n]: tokens that were cut off (0 = whole).
+
+        For a text longer than READ_WHOLE characters the number cut off is an estimate, never 0 if anything was cut.
+        Raises BadInput for anything but a list of well-formed str.
+        """
+        checked_texts(texts)
+        room = self._room(max_tokens, self._single)
+        batch, cut = _Batch(self._single, self._segments), np.zeros(len(texts), np.int32)
+        for i, (ids, total) in enumerate(self._contents(texts, room)):
+            batch.add(ids[:room])
+            cut[i] = total - min(len(ids), room)
+        return batch.tokens(), cut
+
+    def encode_pairs(self, query: str | Sequence[str], passages: Sequence[str], max_tokens: int) -> tuple[Tokens, IntArray]:
+        """Each passage after the query (one for all, or one for each), and int32[n]: how many tokens of the pair were cut off.
+
+        The passage gives way. Only a query longer than half of the room, in a pair that does not fit, is cut to that half.
+        Raises BadInput for anything but well-formed str, or if there are not as many queries as passages.
+        """
+        checked_texts(passages, "passages")
+        queries = [query] if isinstance(query, str) else checked_texts(query, "queries")
+        if not isinstance(query, str) and len(queries) != len(passages):
+            raise BadInput(f"{len(queries)} queries for {len(passages)} passages: expected one query, or one for each passage.")
+        room = self._room(max_tokens, self._pair)
+        batch, cut = _Batch(self._pair, self._segments), np.zeros(len(passages), np.int32)
+        firsts = list(self._contents(queries, room))
+        for i, (ids, total) in enumerate(self._contents(passages, room)):
+            first, first_total = firsts[0 if isinstance(query, str) else i]
+            kept = first[: max(room // 2, room - len(ids))]
+            rest = ids[: room - len(kept)]
+            batch.add(kept, rest)
+            cut[i] = first_total - len(kept) + total - len(rest)
+        return batch.tokens(), cut
+
+    def pieces(self, ids: Sequence[int] | IntArray) -> list[str]:
+        """The tokens as strings, for people."""
+        return [self._backend.id_to_token(int(i)) or f"<{i}>" for i in ids]
+
+    def _room(self, max_tokens: int, template: _Template) -> int:
+        if max_tokens <= template.size:
+            raise BadInput(f"max_tokens={max_tokens}: {template.size} are special tokens. Give at least {template.size + 1}.")
+        return max_tokens - template.size
+
+    def _contents(self, texts: Sequence[str], needed: int) -> Iterator[tuple[list[int], int]]:
+        """Ids of each text without special tokens (at least `needed` of them if it has so many), and how many it has in all."""
+        for chunk in chunks(texts):
+            heads = [_head(texts[i], READ_WHOLE) for i in chunk]
+            for i, head, ids in zip(chunk, heads, self._ids(heads, chunk.start), strict=True):
+                yield (ids, len(ids)) if len(head) == len(texts[i]) else self._long(texts[i], i, ids, len(head), needed)
+
+    def _long(self, text: str, index: int, ids: list[int], read: int, needed: int) -> tuple[list[int], int]:
+        while len(ids) <= needed and read < len(text):  # a text that is almost all white space, for example
+            head = _head(text, 2 * read)
+            ids, read = self._ids([head], index)[0], len(head)
+        if read == len(text):
+            return ids, len(ids)
+        return ids, max(len(ids) + 1, round(len(ids) * len(text) / read))
+
+    def _ids(self, texts: list[str], first: int) -> list[list[int]]:
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except (TypeError, UnicodeError) as error:
+            raise _malformed(texts, first) from error
+        found = [e.ids for e in encodings]
+        for i, ids in enumerate(found):
+            if not self._control.isdisjoint(ids):
+                found[i] = self._plain.encode(texts[i], add_special_tokens=False).ids
+        return found
+
+    @staticmethod
+    def _without_control(backend: tokenizers.Tokenizer, special: list[str]) -> tokenizers.Tokenizer:
+        """A tokenizer over the same model that cannot produce control tokens from text.
+
+        A Unigram model holds them as ordinary pieces; here every occurrence is split after its first character
+        before the model sees it.
+        """
+        plain = tokenizers.Tokenizer(backend.model)
+        if backend.normalizer is not None:
+            plain.normalizer = backend.normalizer
+        longer = [s for s in special if len(s) > 1]
+        split: list[Any] = []
+        if longer:
+            pattern = "|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in sorted(longer))
+            split = [pre_tokenizers.Split(Regex(pattern), "merged_with_previous")]
+        own = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+        plain.pre_tokenizer = pre_tokenizers.Sequence([*own, *split])
+        return plain
+
+
+def _head(text: str, characters: int) -> str:
+    """The first `characters` of a text, ended at a space where there is one in the second half: no word is cut in two."""
+    if len(text) <= characters:
+        return text
+    space = text.rfind(" ", characters // 2, characters)
+    return text[: space if space > 0 else characters]
+
+
+def _malformed(texts: list[str], first: int) -> BadInput:
+    for i, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return BadInput(
+                f"text {first + i} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
+                f"not valid Unicode. Decode the text again from its bytes, or replace that character."
+            )
+    return BadInput(f"texts {first} to {first + len(texts) - 1} were refused by the tokenizer: not valid Unicode.")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _pad_id(backend: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any]) -> int:
+    token = settings.get("pad_token")
+    content = token.get("content") if isinstance(token, dict) else token
+    found = backend.token_to_id(content) if isinstance(content, str) else None
+    if found is None:
+        found = (backend.padding or {}).get("pad_id", config.get("pad_token_id"))
+    return int(found or 0)

@@ -1,0 +1,79 @@
+"""kill -9 at random moments of a writer: every acknowledged passage is there in all three ways, none half."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from index_tools import HashEncoder
+from shortlist.index import Index
+
+ENCODER = HashEncoder(dims=32)
+ROUNDS, BATCH = 6, 25
+
+WRITER = """
+import itertools, sys
+sys.path[:0] = sys.argv[4].split(":")
+from index_tools import HashEncoder
+from shortlist.index import Index
+from shortlist.types import Passage
+start, size = int(sys.argv[2]), int(sys.argv[3])
+with Index.open(sys.argv[1], encoder=HashEncoder(dims=32), write=True) as index:
+    print("open", flush=True)
+    for number in itertools.count(start):
+        index.add([Passage(f"{number}-{i}", f"word{number}x{i} common text of batch {number}", lang="en") for i in range(size)])
+        print("added", number, flush=True)
+        if number % 3 == 2:
+            index.delete([f"{number - 1}-0"])
+            print("deleted", f"{number - 1}-0", flush=True)
+"""
+
+
+def killed_writer(path, start: int, wait: float) -> tuple[list[int], set[str]]:
+    """Let a writer run, kill it, and return what it had acknowledged: batches and deleted ids."""
+    command = [sys.executable, "-c", WRITER, str(path), str(start), str(BATCH), os.pathsep.join(sys.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "open\n"
+        time.sleep(wait)
+        writer.send_signal(signal.SIGKILL)
+        lines = [line.split() for line in writer.stdout.read().splitlines()]
+    return [int(what) for verb, what in lines if verb == "added"], {what for verb, what in lines if verb == "deleted"}
+
+
+def check(index: Index, added: list[int], deleted: set[str], rng: random.Random) -> None:
+    held = {p.id for p in index.passages()}
+    assert len(index) == len(held)
+    assert {f"{n}-{i}" for n in added for i in range(BATCH)} - deleted <= held
+    assert not deleted & held
+    batches = {name.split("-")[0] for name in held}
+    for batch in batches:  # in flight: all or nothing, but for what was deleted
+        count = sum(name.split("-")[0] == batch for name in held)
+        assert count in (BATCH, BATCH - 1), batch
+    for name in rng.sample(sorted(held), min(40, len(held))):
+        word = f"word{name.replace('-', 'x')}"
+        assert index.get(name).id == name
+        assert index.search(word, k=1, first="bm25").ids == [name]
+        assert index.search(index.get(name).text, k=1, first="dense")[0].score > 0.999
+    assert set(index.search("common", k=10**6, first="bm25").ids) == held
+    assert set(index.search("common", k=10**6, first="dense").ids) == held
+
+
+def test_no_acknowledged_passage_is_lost(tmp_path):
+    rng = random.Random(int(os.environ.get("SHORTLIST_TEST_SEED", "1")))
+    path = tmp_path / "a.idx"
+    Index.create(path, encoder=ENCODER).close()
+    added: list[int] = []
+    deleted: set[str] = set()
+    for number in range(ROUNDS):
+        new, gone = killed_writer(path, number * 10_000, rng.uniform(0.02, 0.5))
+        added += new
+        deleted |= gone
+        with Index.open(path, encoder=ENCODER) as reader:
+            check(reader, added, deleted, rng)
+        with Index.open(path, encoder=ENCODER, write=True) as writer:
+            check(writer, added, deleted, rng)
+    assert len(added) >= ROUNDS

@@ -1,0 +1,214 @@
+"""Damaged derived files: the right answer, or IndexFormatError that says what to do; opening for writing heals them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from index_tools import HashEncoder, passages
+from shortlist.errors import IndexFormatError, ShortlistError
+from shortlist.index import Index
+
+ENCODER = HashEncoder(dims=20)
+QUERIES = ("the river museum", "北京大学", "der fluss häuser")
+
+
+def answers(index):
+    ranked = [(index.search(q, k=15, first=f).ids, first_scores(index, q, f)) for q in QUERIES for f in ("bm25", "dense", "hybrid")]
+    return ranked, [p.id for p in index.passages()]
+
+
+def first_scores(index, query, first):
+    return [hit.score for hit in index.search(query, k=15, first=first)]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sound") / "a.idx"
+    with Index.create(path, encoder=ENCODER) as index:
+        for number, size in enumerate((120, 30, 2)):
+            index.add(passages(size, seed=number, prefix=f"{number}-"))
+        index.delete(["0-5", "1-7"])
+        return path, answers(index)
+
+
+def damages(content: bytes):
+    yield "missing", None
+    for length in sorted({0, 1, 7, len(content) // 2, len(content) - 1} - {len(content)}):
+        yield f"cut to {length}", content[:length]
+    for at in {0, 9, 30, len(content) // 3, len(content) // 2, len(content) - 1}:
+        yield f"bit flipped at {at}", content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :]
+    yield "zeros", bytes(len(content))
+    yield "grown", content + b"tail of a torn write"
+
+
+def derived(path: Path):
+    return [path / "published", path / "vectors.i8", *sorted((path / "terms").iterdir())]
+
+
+def cases(path: Path):
+    for file in derived(path):
+        for what, content in damages(file.read_bytes()):
+            yield file.relative_to(path), what, content
+
+
+def test_readers_are_never_fooled_and_writers_heal(sound, tmp_path):
+    original, expected = sound
+    for number, (name, what, content) in enumerate(cases(original)):
+        path = tmp_path / str(number)
+        shutil.copytree(original, path)
+        (path / name).unlink()
+        if content is not None:
+            (path / name).write_bytes(content)
+        try:
+            with Index.open(path, encoder=ENCODER) as reader:
+                assert answers(reader) == expected, (name, what)
+        except IndexFormatError as error:
+            assert "write=True" in str(error), (name, what)
+        with Index.open(path, encoder=ENCODER, write=True) as writer:
+            assert answers(writer) == expected, (name, what)
+        with Index.open(path, encoder=ENCODER) as reader:
+            assert answers(reader) == expected, (name, what)
+
+
+def test_without_any_derived_file_everything_is_rebuilt(sound, tmp_path):
+    original, expected = sound
+    path = tmp_path / "a.idx"
+    shutil.copytree(original, path)
+    for file in derived(path):
+        file.unlink()
+    (path / "terms").rmdir()
+    encoded = ENCODER.encoded
+    with Index.open(path, encoder=ENCODER, write=True):
+        assert ENCODER.encoded == encoded
+    with Index.open(path, encoder=ENCODER) as index:
+        assert answers(index) == expected
+
+
+def test_derived_files_of_another_index_are_not_used(sound, tmp_path):
+    original, expected = sound
+    other = tmp_path / "other.idx"
+    with Index.create(other, encoder=ENCODER) as index:
+        for number, size in enumerate((120, 30, 2)):
+            index.add(passages(size, seed=number + 50, prefix=f"{number}-"))
+        index.delete(["0-5", "1-7"])
+    path = tmp_path / "a.idx"
+    shutil.copytree(original, path)
+    for file in derived(path):
+        file.unlink()
+    for file in derived(other):
+        shutil.copy(file, path / file.relative_to(other))
+    with pytest.raises(IndexFormatError, match="another index"):
+        Index.open(path, encoder=ENCODER)
+    with Index.open(path, encoder=ENCODER, write=True) as index:
+        assert answers(index) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database" * 1000, None])
+def test_a_damaged_database_is_named(sound, tmp_path, content):
+    path = tmp_path / "a.idx"
+    shutil.copytree(sound[0], path)
+    whole = (path / "passages.sqlite").read_bytes()
+    (path / "passages.sqlite").write_bytes(whole[: len(whole) // 2 + 100] if content is None else content)
+    for write in (False, True):
+        with pytest.raises(IndexFormatError, match=r"passages\.sqlite"), Index.open(path, encoder=ENCODER, write=write) as index:
+            answers(index)
+
+
+def test_an_index_of_a_newer_format_is_refused(sound, tmp_path):
+    import sqlite3
+
+    path = tmp_path / "a.idx"
+    shutil.copytree(sound[0], path)
+    db = sqlite3.connect(path / "passages.sqlite")
+    db.execute("UPDATE manifest SET value = '2' WHERE key = 'format'")
+    db.commit()
+    db.close()
+    with pytest.raises(IndexFormatError, match="format 2.*Upgrade shortlist"):
+        Index.open(path)
+
+
+class Faults:
+    """Makes the n-th fsync or rename fail as on a full disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left = -1
+        monkeypatch.setattr(os, "fsync", self._wrap(os.fsync))
+        monkeypatch.setattr(Path, "replace", self._wrap(Path.replace))
+
+    def _wrap(self, call):
+        def guarded(*args):
+            self.left -= 1
+            if self.left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return call(*args)
+
+        return guarded
+
+
+def test_a_failure_at_any_step_of_a_commit_leaves_a_readable_state(tmp_path, monkeypatch):
+    faults, reached, step = Faults(monkeypatch), True, 0
+    while reached:
+        step += 1
+        path = tmp_path / str(step)
+        with Index.create(path, encoder=ENCODER) as index:
+            for number in range(3):
+                index.add(passages(3, seed=number, prefix=f"{number}-"))
+            faults.left = step
+            try:
+                index.add(passages(3, seed=3, prefix="3-"))
+                index.delete(["0-1"])
+            except ShortlistError as error:
+                assert "stays readable" in str(error)
+            reached, faults.left = faults.left <= 0, -1
+            with Index.open(path, encoder=ENCODER) as reader:
+                assert len(reader) in (9, 12, 11)
+                assert reader.search("river", first="dense", k=50).ids
+            index.add(passages(3, seed=4, prefix="4-"))  # the same writer goes on
+            expected = answers(index)
+            assert len(index) in (15, 14)
+        with Index.open(path, encoder=ENCODER, write=True) as index:
+            assert answers(index) == expected
+    assert step > 8
+
+
+FULL = """
+import resource, sys
+sys.path[:0] = sys.argv[3].split(":")
+from index_tools import HashEncoder, passages
+from shortlist.errors import ShortlistError
+from shortlist.index import Index
+with Index.open(sys.argv[1], encoder=HashEncoder(dims=20), write=True) as index:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    try:
+        for number in range(100):
+            index.add(passages(200, seed=number, prefix=f"f{number}-"))
+            print(number, flush=True)
+    except ShortlistError as error:
+        print("refused:", error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.parametrize("limit", [60_000, 200_000, 1_500_000])
+def test_a_full_disk_is_explained_and_costs_no_committed_passage(sound, tmp_path, limit):
+    path = tmp_path / "a.idx"
+    shutil.copytree(sound[0], path)
+    folders = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", FULL, str(path), str(limit), folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *stored, last = done.stdout.splitlines()
+    assert last.startswith("refused:"), done.stdout
+    for write in (False, True, False):
+        with Index.open(path, encoder=ENCODER, write=write) as index:
+            assert index.get("0-1").id == "0-1"
+            for number in stored:
+                assert index.get(f"f{number}-199").id == f"f{number}-199"
+            assert (len(index) - 150) % 200 == 0
+            assert len(index.search("river museum", k=100, first="dense")) == 100

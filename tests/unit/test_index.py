@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from index_tools import HashEncoder, passages
+from shortlist.errors import BadInput, IndexFormatError, IndexLocked, ModelMismatch
+from shortlist.index import Added, Index
+from shortlist.types import Passage
+
+ENCODER = HashEncoder()
+STAGES = {"analyze_ms", "bm25_ms", "encode_ms", "dense_ms", "fuse_ms", "total_ms"}
+
+
+@pytest.fixture
+def index(tmp_path):
+    with Index.create(tmp_path / "a.idx", encoder=ENCODER) as index:
+        index.add(
+            [
+                Passage("river", "The Rhine is a river in Europe.", lang="en"),
+                Passage("city", "Berlin is the capital of Germany.", title="Berlin", lang="en", meta={"year": 1237, "x": [1, None]}),
+                Passage("uni", "北京大学是一所大学。", lang="zh"),
+                Passage("unknown", "12 345 6789"),
+            ]
+        )
+        yield index
+
+
+def test_hybrid_says_where_each_hit_came_from(index):
+    ranking = index.search("Berlin capital", k=2)
+    assert ranking.ids[0] == "city"
+    hit = ranking[0]
+    assert hit.passage == index.get("city")
+    assert set(hit.scores) == set(hit.ranks) == {"bm25", "dense", "hybrid"}
+    assert hit.ranks == {"bm25": 1, "dense": 1, "hybrid": 1}
+    assert hit.score == hit.scores["hybrid"] == pytest.approx(2 / 61)
+    assert set(ranking.timings) == STAGES
+    assert ranking.timings["total_ms"] >= max(v for k, v in ranking.timings.items() if k != "total_ms")
+
+
+@pytest.mark.parametrize(("first", "stages"), [("bm25", {"analyze_ms", "bm25_ms"}), ("dense", {"encode_ms", "dense_ms"})])
+def test_a_single_stage_runs_alone(index, first, stages):
+    ranking = index.search("Berlin capital", k=1, first=first)
+    assert ranking.ids == ["city"]
+    assert set(ranking.timings) == stages | {"total_ms"}
+    assert set(ranking[0].scores) == {first}
+
+
+def test_chinese_is_found_by_a_part_of_a_run(index):
+    assert index.search("大学", first="bm25").ids == ["uni"]
+
+
+def test_weights_and_sum(index):
+    alone = index.search("Rhine river", k=4, first="bm25").ids
+    assert index.search("Rhine river", k=4, weights={"dense": 0.0}).ids[: len(alone)] == alone
+    assert index.search("Rhine river", k=1, fusion="sum", weights={"bm25": 2.0}).ids == ["river"]
+    for wrong in ({"weights": {"rerank": 1.0}}, {"weights": {"bm25": -1.0}}, {"fusion": "max"}, {"first": "sparse"}):
+        with pytest.raises(BadInput):
+            index.search("Rhine", **wrong)
+
+
+def test_a_query_without_a_known_term_says_so(index):
+    ranking = index.search("xylophone", first="bm25")
+    assert len(ranking) == 0
+    assert ranking.notes == ("no term of the query occurs in the index",)
+    assert index.search("???", first="bm25").notes == ("the query holds no term to look up",)
+
+
+def test_an_empty_index_says_so(tmp_path):
+    with Index.create(tmp_path / "b.idx") as index:
+        assert index.add([]) == Added(0, 0)
+        ranking = index.search("anything")
+        assert (len(ranking), ranking.notes) == (0, ("the index is empty",))
+
+
+def test_k_larger_than_the_index(index):
+    assert len(index.search("Berlin", k=1000)) == 4
+
+
+def test_delete_get_len_passages_languages(index):
+    assert (len(index), index.languages) == (4, ("", "en", "zh"))
+    assert index.delete(iter(["uni", "uni"])) == 1
+    assert index.delete([]) == 0
+    assert [p.id for p in index.passages()] == ["river", "city", "unknown"]
+    assert (len(index), index.languages) == (3, ("", "en"))
+    assert index.get("city").meta == {"year": 1237, "x": [1, None]}
+    for wrong in ("uni", "nobody"):
+        with pytest.raises(BadInput, match=wrong):
+            index.get(wrong)
+    with pytest.raises(BadInput, match="collection of ids"):
+        index.delete("city")
+
+
+def test_add_streams_counts_and_reports(tmp_path):
+    calls = []
+    encoder = HashEncoder(max_chars=40)
+    with Index.create(tmp_path / "c.idx", encoder=encoder) as index:
+        made = passages(4500)
+        added = index.add((p for p in made), progress=lambda done, total: calls.append((done, total)))
+        assert added == Added(4500, sum(len(p.content) > 40 for p in made))
+        assert calls == [(2000, None), (4000, None), (4500, None)]
+        index.add([Passage("last", "x")], progress=lambda done, total: calls.append((done, total)))
+        assert calls[-1] == (1, 1)
+        assert encoder.encoded == 4501
+        assert len(list((index.path / "terms").iterdir())) <= 4
+
+
+def test_a_second_writer_is_told_who_holds_the_index(index):
+    with pytest.raises(IndexLocked, match=rf"process {os.getpid()} on "):
+        Index.open(index.path, write=True)
+    script = (
+        "import sys; from shortlist.index import Index; from shortlist.errors import IndexLocked\n"
+        "try: Index.open(sys.argv[1], write=True)\n"
+        "except IndexLocked as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(index.path)], capture_output=True, text=True, check=True)
+    assert f"process {os.getpid()} on " in done.stdout
+    index.close()
+    Index.open(index.path, write=True).close()
+
+
+def test_readers_cannot_write_and_writers_come_again(index):
+    with Index.open(index.path) as reader, pytest.raises(BadInput, match="write=True"):
+        reader.add([Passage("x", "y")])
+    assert len(index) == 4
+
+
+def test_another_process_reads_while_one_writes(index):
+    script = (
+        "import sys; from shortlist.index import Index\n"
+        "index = Index.open(sys.argv[1])\n"
+        "for line in sys.stdin: print(len(index), index.search(line.strip(), first='bm25').ids, flush=True)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", script, str(index.path)], **pipes) as reader:
+        for number in range(5):
+            index.add([Passage(f"n{number}", f"unique{number}", lang="en")])
+            reader.stdin.write(f"unique{number}\n")
+            assert reader.stdout.readline() == f"{5 + number} ['n{number}']\n"
+        reader.stdin.close()
+
+
+def test_threads_search_one_index(index):
+    failures = []
+
+    def work():
+        try:
+            for _ in range(30):
+                assert index.search("Berlin capital", k=1).ids == ["city"]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(10):
+        index.add([Passage(f"t{number}", f"filler {number}", lang="en")])
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_the_encoder_must_be_the_one_that_wrote(index, tmp_path):
+    with pytest.raises(ModelMismatch) as caught:
+        Index.open(index.path, encoder=HashEncoder(dims=16, name="other"))
+    message = str(caught.value)
+    assert str(index.path) in message
+    assert "hash-trigrams" in message
+    assert "other" in message
+    assert "without encoder=" in message
+    Index.create(tmp_path / "plain.idx").close()
+    with pytest.raises(ModelMismatch, match="without an encoder"):
+        Index.open(tmp_path / "plain.idx", encoder=ENCODER)
+
+
+def test_dense_without_vectors_is_refused(tmp_path):
+    with Index.create(tmp_path / "plain.idx") as index:
+        index.add([Passage("a", "berlin")])
+        for first in ("dense", "hybrid"):
+            with pytest.raises(BadInput, match='first="bm25"'):
+                index.search("berlin", first=first)
+        assert index.search("berlin").ids == ["a"]
+        assert not (index.path / "vectors.i8").exists()
+
+
+def test_manifest(index):
+    manifest = index.manifest
+    assert manifest["format"] == 1
+    assert manifest["analyzer"] == "auto/1"
+    assert manifest["encoder"] == {"name": ENCODER.name, "fingerprint": ENCODER.fingerprint, "dims": ENCODER.dims}
+    assert (manifest["k1"], manifest["b"], manifest["vectors"]) == (0.9, 0.4, "int8")
+
+
+def test_create_refuses_what_is_there_and_values_out_of_range(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name in ("full", "file"):
+        with pytest.raises(BadInput, match="exists already"):
+            Index.create(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    Index.create(tmp_path / "empty").close()
+    Index.create(tmp_path / "new" / "deep").close()
+    for wrong in ({"k1": -1}, {"b": 1.1}, {"k1": float("nan")}, {"analyzer": "none/9"}, {"vectors": "float32"}):
+        with pytest.raises(BadInput):
+            Index.create(tmp_path / "wrong", **wrong)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full", "new"]
+
+
+def test_open_refuses_what_is_no_index(tmp_path):
+    with pytest.raises(BadInput, match="no such index"):
+        Index.open(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for name in ("folder", "file"):
+        with pytest.raises(IndexFormatError, match="not an index"):
+            Index.open(tmp_path / name)
+
+
+def test_an_encoder_of_nan_is_refused(tmp_path):
+    class Broken(HashEncoder):
+        def encode_counted(self, texts, *, kind=""):
+            vectors, cut = super().encode_counted(texts, kind=kind)
+            return vectors * np.float32(np.nan), cut
+
+    with Index.create(tmp_path / "n.idx", encoder=Broken()) as index:
+        with pytest.raises(BadInput, match="NaN"):
+            index.add(passages(3))
+        assert len(index) == 0
