@@ -62,9 +62,13 @@ def cosines(reference: np.ndarray, ours: np.ndarray) -> np.ndarray:
 
 def vector_rows(folder: Path, sample: list[tuple[str, str]]) -> list[str]:
     """Table rows: language by language, the least and the mean cosine in each precision."""
-    reference = SentenceTransformer(str(folder), device="cpu").encode([f"passage: {t}" for _, t in sample], normalize_embeddings=True)
+    reference = SentenceTransformer(str(folder), device="cpu").encode(
+        [f"passage: {t}" for _, t in sample], normalize_embeddings=True
+    )
     langs = np.array([lang for lang, _ in sample])
-    found = {p: cosines(reference, Encoder.load(folder, precision=p).encode([t for _, t in sample])) for p in ("int8", "float32")}
+    found = {
+        p: cosines(reference, Encoder.load(folder, precision=p).encode([t for _, t in sample])) for p in ("int8", "float32")
+    }
     rows = []
     for lang in (*sorted(set(langs)), "all"):
         chosen = langs == lang if lang != "all" else np.ones(len(langs), bool)
@@ -88,12 +92,15 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=10_000)
     args = parser.parse_args()
     folder = models.resolve("shortlist-embed")
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy"))
+    versions = ", ".join(
+        f"{p} {importlib.metadata.version(p)}"
+        for p in ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+    )
     page = "\n".join(
         [
             "# Fidelity to the reference",
             "",
-            f"{datetime.date.today()}, shortlist {shortlist.__version__}, kernels {native.instruction_set()}, {versions}.",
+            f"{datetime.date.today()}, shortlist {shortlist.__version__}, kernels {native.chosen_instruction_set()}, {versions}.",
             "Model: shortlist-embed. Cosine to sentence-transformers on torch float32. Made by `python bench/fidelity.py`.",
             "",
             "| language | passages | int8 least | int8 mean | float32 least | float32 mean |",

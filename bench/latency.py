@@ -69,7 +69,7 @@ def main() -> None:
             "# Time of a search",
             "",
             f"{datetime.date.today()}, shortlist {sl.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
-            f"kernels {native.instruction_set()}, {len(os.sched_getaffinity(0))} cores; {args.index.name}: {len(index):,} passages, "
+            f"kernels {native.chosen_instruction_set()}, {len(os.sched_getaffinity(0))} cores; {args.index.name}: {len(index):,} passages, "
             f"{len(queries)} queries x {args.rounds} rounds after a warm-up. Milliseconds, p50 / p99. Made by `python bench/latency.py`.",
             "",
             f"| first stage | {' | '.join(s.removesuffix('_ms') for s in STAGES)} |",

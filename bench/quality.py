@@ -79,7 +79,7 @@ def report(rows: list[dict], candidates: int) -> str:
         "# Quality of each stage",
         "",
         f"nDCG@10, {datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, "
-        f"kernels {native.instruction_set()}; encoder shortlist-embed in int8, hybrid by RRF (k = 60, equal weights), "
+        f"kernels {native.chosen_instruction_set()}; encoder shortlist-embed in int8, hybrid by RRF (k = 60, equal weights), "
         f"two-stage reranks {candidates} candidates of hybrid with shortlist-rerank L-4. Made by `python bench/quality.py`.",
         "",
         head,

@@ -53,7 +53,9 @@ def measure() -> None:
     runs = []
     for first, rerank in (("bm25", "none"), ("dense", "none"), ("hybrid", "none"), ("hybrid", "L-4")):
         runs.append(WORK / f"{first}-{rerank}.trec")
-        shortlist("run", WORK / "polyglot.idx", POLYGLOT / "queries.jsonl", "--first", first, "--rerank", rerank, "-o", runs[-1])
+        shortlist(
+            "run", WORK / "polyglot.idx", POLYGLOT / "queries.jsonl", "--first", first, "--rerank", rerank, "-o", runs[-1]
+        )
     shortlist("eval", POLYGLOT / "qrels" / "test.tsv", *runs)
 
 

@@ -14,9 +14,8 @@ import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-
 from pydoc_data.topics import topics
+from types import ModuleType
 
 from shortlist.text import split_passages
 

@@ -126,7 +126,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--groups-used", type=int, default=11_000, help="a random sample of the groups")
     parser.add_argument("--negatives", type=int, default=5)
-    parser.add_argument("--easy", type=float, default=0.1, help="share of the groups, at the start, with random negatives: mined ones teach an untrained head nothing")
+    parser.add_argument(
+        "--easy",
+        type=float,
+        default=0.1,
+        help="share of the groups, at the start, with random negatives: mined ones teach an untrained head nothing",
+    )
     parser.add_argument("--batch", type=int, default=8, help="groups a step")
     parser.add_argument("--lr", type=float, default=1.5e-4)
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -142,7 +147,10 @@ def main() -> None:
     groups = random.Random(args.seed).sample(groups, min(args.groups_used, len(groups)))
     tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
     first = int(args.easy * len(groups)) // args.batch * args.batch
-    parts = [with_negatives(groups, args.negatives, True, args.seed)[:first], with_negatives(groups, args.negatives, False, args.seed)[first:]]
+    parts = [
+        with_negatives(groups, args.negatives, True, args.seed)[:first],
+        with_negatives(groups, args.negatives, False, args.seed)[first:],
+    ]
     groups = [g for part in parts for g in bucketed(windowed(part, tokenizer, args.seed), args.batch, args.seed)]
     data = Dataset.from_list([{k: g[k] for k in ("query", "docs", "labels")} for g in groups])
 

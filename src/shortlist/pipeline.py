@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import Literal, TypeAlias, get_args
 
 from shortlist import fuse
 from shortlist.errors import BadInput
@@ -12,7 +13,8 @@ from shortlist.index import Index
 from shortlist.reranker import Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
 
-FIRST_STAGES = ("bm25", "dense", "hybrid", "none")
+FirstStage: TypeAlias = Literal["bm25", "dense", "hybrid", "none"]
+FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 
 
 class Pipeline:
@@ -28,11 +30,12 @@ class Pipeline:
         self.reranker = reranker
 
     def __call__(
-        self, query: str, *, k: int = 5, candidates: int = 32, first: str = "hybrid", weight: float | None = None
+        self, query: str, *, k: int = 5, candidates: int = 32, first: FirstStage | None = None, weight: float | None = None
     ) -> Ranking:
         """The `k` best of `candidates` passages for `query`.
 
-        first    "bm25", "dense", "hybrid", or "none": the reranker reads every passage of the index
+        first    "bm25", "dense", "hybrid", or "none": the reranker reads every passage of the index. The default is hybrid,
+                 and BM25 for an index without vectors
         weight   of the reranker against the first stage, 0..1; None takes the reranker's card
 
         The ranking's timings are milliseconds: those of the first stage, `rerank_ms`, and `total_ms`.
@@ -49,7 +52,7 @@ class Pipeline:
         *,
         k: int = 100,
         candidates: int = 32,
-        first: str = "hybrid",
+        first: FirstStage | None = None,
         weight: float | None = None,
         name: str = "shortlist",
         progress: Callable[[int, int | None], None] | None = None,
@@ -67,9 +70,9 @@ class Pipeline:
                 progress(done, len(queries))
         return run
 
-    def _search(self, query: str, *, candidates: int, depth: int, first: str, weight: float | None) -> Ranking:
+    def _search(self, query: str, *, candidates: int, depth: int, first: FirstStage | None, weight: float | None) -> Ranking:
         """First stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
-        if first not in FIRST_STAGES:
+        if first is not None and first not in FIRST_STAGES:
             raise BadInput(f"first={first!r} is not a first stage. Expected one of {', '.join(FIRST_STAGES)}.")
         if weight is not None and not 0 <= weight <= 1:
             raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
@@ -86,8 +89,9 @@ class Pipeline:
         start = perf_counter()
         head, tail = ranking.hits[:candidates], ranking.hits[candidates:]
         scored, cut = _scored(reranker, ranking.query, [hit.passage for hit in head if hit.passage is not None])
+        first = [(hit.id, hit.score) for hit in head]
         share = reranker.card.fusion_weight if weight is None else weight
-        fused = fuse.weighted_sum([{h.id: h.score for h in head}, scored], weights=[1 - share, share]) if head else []
+        fused = fuse.weighted_sum([first, list(scored.items())], weights=[1 - share, share])
         by_id = {hit.id: hit for hit in head}
         places = {passage_id: place for place, (passage_id, _) in enumerate(_descending(scored), 1)}
         hits = [_with_stage(by_id[i], score, "rerank", scored[i], places[i]) for i, score in fused]
@@ -121,4 +125,6 @@ def _with_stage(hit: Hit, score: float, stage: str, stage_score: float, rank: in
 def _finished(ranking: Ranking, hits: Sequence[Hit], cut: int, rerank_ms: float) -> Ranking:
     notes = (*ranking.notes, f"{cut} of the reranked passages were cut to the reranker's length") if cut else ranking.notes
     total = ranking.timings.get("total_ms", 0.0) + rerank_ms
-    return replace(ranking, hits=tuple(hits), timings={**ranking.timings, "rerank_ms": rerank_ms, "total_ms": total}, notes=notes)
+    return replace(
+        ranking, hits=tuple(hits), timings={**ranking.timings, "rerank_ms": rerank_ms, "total_ms": total}, notes=notes
+    )

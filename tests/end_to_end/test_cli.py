@@ -63,9 +63,18 @@ def test_search_table_is_plain_text_when_piped(idx, capsys):
 
 
 def test_compare_prints_three_tables_and_the_timing_summary(idx, tiny_reranker_folder, capsys):
-    assert main(["compare", str(idx), "Berlin population", "-k", "2", "--candidates", "3", "--rerank", str(tiny_reranker_folder)]) == 0
+    assert (
+        main(["compare", str(idx), "Berlin population", "-k", "2", "--candidates", "3", "--rerank", str(tiny_reranker_folder)])
+        == 0
+    )
     out = capsys.readouterr().out
-    for label in ("Embedding-only retrieval", "Reranker-only retrieval", "Two-stage retrieval", "Timing summary", "Offline, done once"):
+    for label in (
+        "Embedding-only retrieval",
+        "Reranker-only retrieval",
+        "Two-stage retrieval",
+        "Timing summary",
+        "Offline, done once",
+    ):
         assert label in out
 
 
@@ -80,7 +89,10 @@ def test_run_and_eval_agree_with_the_rankings(idx, tmp_path, capsys):
     capsys.readouterr()
     assert main(["eval", str(qrels), str(run), "RR@10", "--json"]) == 0
     (line,) = json_lines(capsys.readouterr().out)
-    ranks = {q: [r.split()[2] for r in run.read_text(encoding="utf-8").splitlines() if r.startswith(q)].index(p) + 1 for q, p in (("q1", "p1"), ("q2", "p2"))}
+    ranks = {
+        q: [r.split()[2] for r in run.read_text(encoding="utf-8").splitlines() if r.startswith(q)].index(p) + 1
+        for q, p in (("q1", "p1"), ("q2", "p2"))
+    }
     assert line["RR@10"] == pytest.approx(sum(1 / r for r in ranks.values()) / 2)
     assert main(["eval", str(qrels), str(run), "--dict"]) == 0
     assert "{'NDCG@1': " in capsys.readouterr().out
@@ -92,7 +104,26 @@ def test_run_keeps_the_first_stage_below_the_candidates(idx, tmp_path, tiny_rera
     runs = {}
     for rerank in ("none", str(tiny_reranker_folder)):
         out = tmp_path / "out.trec"
-        assert main(["run", str(idx), str(queries), "--first", "dense", "--rerank", rerank, "--candidates", "2", "-k", "5", "-o", str(out)]) == 0
+        assert (
+            main(
+                [
+                    "run",
+                    str(idx),
+                    str(queries),
+                    "--first",
+                    "dense",
+                    "--rerank",
+                    rerank,
+                    "--candidates",
+                    "2",
+                    "-k",
+                    "5",
+                    "-o",
+                    str(out),
+                ]
+            )
+            == 0
+        )
         runs[rerank] = [line.split()[2] for line in out.read_text(encoding="utf-8").splitlines()]
     plain, reranked = runs.values()
     assert set(plain[:2]) == set(reranked[:2])
@@ -134,10 +165,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals_say_why_and_lose_nothing(case, idx, corpus, tmp_path, tiny_encoder_folder, tiny_reranker_folder, capsys, monkeypatch):
+def test_refusals_say_why_and_lose_nothing(
+    case, idx, corpus, tmp_path, tiny_encoder_folder, tiny_reranker_folder, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    names = {"IDX": idx, "CORPUS": corpus, "FOLDER": tmp_path / "folder", "ENCODER": tiny_encoder_folder, "RERANKER": tiny_reranker_folder}
+    names = {
+        "IDX": idx,
+        "CORPUS": corpus,
+        "FOLDER": tmp_path / "folder",
+        "ENCODER": tiny_encoder_folder,
+        "RERANKER": tiny_reranker_folder,
+    }
     words, expected = REFUSED[case]
     capsys.readouterr()
     assert main([str(names.get(word, word)) for word in words]) == 1
@@ -156,7 +195,7 @@ def test_wrong_usage_exits_2():
 
 
 def test_every_verb_has_help_with_an_example(capsys):
-    verbs = next(a for a in build_parser()._actions if a.dest == "verb" or hasattr(a, "choices") and a.choices).choices
+    verbs = next(a for a in build_parser()._actions if a.dest == "verb" or (hasattr(a, "choices") and a.choices)).choices
     assert set(verbs) == {"index", "search", "compare", "run", "eval", "encode", "rerank", "models", "doctor"}
     for name, parser in verbs.items():
         assert f"shortlist {name}" in parser.format_help().split("example:")[1]
@@ -173,7 +212,11 @@ def test_doctor_and_models_answer(capsys):
 def test_a_closed_pipe_is_no_error(idx):
     process = subprocess.run(
         f"{sys.executable} -m shortlist search {idx} Berlin --first bm25 --rerank none --json | head -c 1",
-        shell=True, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "80"},
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
     )
     assert process.stdout == "{"
     assert "Traceback" not in process.stderr

@@ -23,7 +23,9 @@ def add_verbs(verbs: Any) -> None:
         **example("shortlist index docs/ -o my.idx --lang de"),
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder to read")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="IDX", help="the index; passages are added if it exists")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="IDX", help="the index; passages are added if it exists"
+    )
     parser.add_argument("--lang", default="", help="language of all passages (zh, hi, …); detected per passage by default")
     parser.add_argument("--model", default="shortlist-embed", help="encoder, or none for BM25 alone (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
@@ -34,12 +36,16 @@ def build(args: argparse.Namespace) -> int:
     """Create the index or open it, and add every passage of the inputs."""
     encoder = None if args.model == "none" else Encoder.load(args.model, threads=args.threads)
     exists = args.output.exists()
-    with Index.open(args.output, encoder=encoder, write=True) if exists else Index.create(args.output, encoder=encoder) as index:
+    with (
+        Index.open(args.output, encoder=encoder, write=True) if exists else Index.create(args.output, encoder=encoder) as index
+    ):
         with progress(f"indexing {args.output.name}", "passages") as report:
             added = index.add(_passages(args.inputs, args.lang), progress=report)
         total = len(index)
     if added.truncated:
-        complain(f"{added.truncated} passages were longer than the encoder reads; its vector covers their beginning, BM25 all of them")
+        complain(
+            f"{added.truncated} passages were longer than the encoder reads; its vector covers their beginning, BM25 all of them"
+        )
     out().print(f"{args.output}: {added.count:,} passages added, {total:,} in all")
     return 0
 

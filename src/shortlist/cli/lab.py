@@ -28,7 +28,9 @@ def add_verbs(verbs: Any) -> None:
     add_stage_arguments(run, queries="queries", k=100)
     run.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run file to write")
     run.add_argument("--qrels", type=Path, help="search only the queries that this file judges")
-    run.add_argument("--weight", type=float, help="of the reranker against the first stage, 0..1 (default: the reranker's card)")
+    run.add_argument(
+        "--weight", type=float, help="of the reranker against the first stage, 0..1 (default: the reranker's card)"
+    )
     run.set_defaults(verb=run_queries)
     evaluate = verbs.add_parser(
         "eval",
@@ -37,9 +39,13 @@ def add_verbs(verbs: Any) -> None:
         **example("shortlist eval qrels/test.tsv bm25.trec hybrid.trec nDCG@10 R@100"),
     )
     evaluate.add_argument("qrels", type=Path, metavar="QRELS")
-    evaluate.add_argument("words", nargs="+", metavar="RUN|MEASURE", help="run files, and measures such as nDCG@10 (default: %(default)s)")
+    evaluate.add_argument(
+        "words", nargs="+", metavar="RUN|MEASURE", help="run files, and measures such as nDCG@10 (default: %(default)s)"
+    )
     form = evaluate.add_mutually_exclusive_group()
-    form.add_argument("--dict", action="store_true", help="all of NDCG, MAP, Recall, P and MRR as dictionaries with five decimals")
+    form.add_argument(
+        "--dict", action="store_true", help="all of NDCG, MAP, Recall, P and MRR as dictionaries with five decimals"
+    )
     form.add_argument("--json", action="store_true", help="one JSON line a run")
     evaluate.set_defaults(verb=run_eval)
 
@@ -53,12 +59,12 @@ def run_queries(args: argparse.Namespace) -> int:
     if not queries:
         raise BadInput(f"{args.queries} holds no query to search. Expected at least one that the judgements know.")
     search = open_pipeline(args)
-    name = f"{args.first}-{args.rerank}".replace(" ", "_")
+    name = f"{args.first or 'default'}-{Path(args.rerank).name}".replace(" ", "_")
     with progress(f"searching {args.index.name}", "queries") as report:
         run = search.run(
             queries, k=args.k, candidates=args.candidates, first=args.first, weight=args.weight, name=name, progress=report
         )
-    write_run(args.output, run)
+    write_run(run, args.output)
     complain(f"{len(run):,} queries searched; run written to {args.output}")
     return 0
 

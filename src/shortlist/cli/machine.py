@@ -61,11 +61,11 @@ def examine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "sqlite": sqlite3.sqlite_version,
         "instruction sets": ", ".join(native.available_instruction_sets()),
-        "kernels in use": native.instruction_set(),
-        "threads": native.default_threads(),
+        "kernels in use": native.chosen_instruction_set(),
+        "threads": native.available_cpus(),
         "cores of the host": os.cpu_count(),
         "models in": str(models.home()),
-        "models here": ", ".join(entry.name for entry in models.entries() if entry.path) or "none",
+        "models here": ", ".join(model.name for model in models.available() if model.fetched) or "none",
         "packages": {name: _version(name) for name in PACKAGES},
     }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from shortlist import models
 from shortlist.cli.searching import SIZES
-from shortlist.cli.show import complain, example, out, print_json, progress
+from shortlist.cli.show import complain, example, out, print_json, progress, working
 from shortlist.data import read_passages
 from shortlist.encoder import Encoder
 from shortlist.errors import BadInput
@@ -26,11 +26,18 @@ def add_verbs(verbs: Any) -> None:
         "encode",
         help="texts to vectors",
         description="One vector a text: JSON lines on stdout, or a .npy file (float32, one row a text).",
-        **example("shortlist encode passages.jsonl -o vectors.npy    or    echo 'how do I …' | shortlist encode - --kind query"),
+        **example(
+            "shortlist encode passages.jsonl -o vectors.npy    or    echo 'how do I …' | shortlist encode - --kind query"
+        ),
     )
     encode.add_argument("input", help="file of passages, or - for one text a line on stdin")
     encode.add_argument("-o", "--output", type=Path, metavar="NPY", help="write all vectors to this .npy file")
-    encode.add_argument("--kind", choices=("passage", "query"), default="passage", help="which prompt the model puts before (default: %(default)s)")
+    encode.add_argument(
+        "--kind",
+        choices=("passage", "query"),
+        default="passage",
+        help="which prompt the model puts before (default: %(default)s)",
+    )
     encode.add_argument("--model", default="shortlist-embed", help="encoder (default: %(default)s)")
     encode.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     encode.set_defaults(verb=run_encode)
@@ -43,10 +50,14 @@ def add_verbs(verbs: Any) -> None:
     )
     rerank.add_argument("query", metavar="QUERY")
     rerank.add_argument("input", help="file of passages, or - for one passage a line on stdin")
-    rerank.add_argument("--rerank", default="L-4", metavar="SIZE", help="reranker: L-4, a model name or folder (default: %(default)s)")
+    rerank.add_argument(
+        "--rerank", default="L-4", metavar="SIZE", help="reranker: L-4, a model name or folder (default: %(default)s)"
+    )
     rerank.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     rerank.add_argument("--json", action="store_true", help="one JSON line a passage")
-    rerank.add_argument("--show-batch", action="store_true", help="show what the network reads: ids, mask and segments, with their shapes")
+    rerank.add_argument(
+        "--show-batch", action="store_true", help="show what the network reads: ids, mask and segments, with their shapes"
+    )
     rerank.add_argument("--picture", type=Path, metavar="PNG", help="write the picture of the batch to this file")
     rerank.set_defaults(verb=run_rerank)
 
@@ -117,9 +128,9 @@ def run_models(args: argparse.Namespace) -> int:
     """List, fetch or verify."""
     if args.action == "list":
         table = Table("name", "kind", "here", "size", "licence", "what it is")
-        for entry in models.entries():
-            size = f"{entry.size_bytes / 1e6:.0f} MB" if entry.size_bytes else ""
-            table.add_row(entry.name, entry.kind, "yes" if entry.path else "no", size, entry.licence, entry.about)
+        for model in models.available():
+            size = f"{model.size_bytes / 1e6:.0f} MB" if model.size_bytes else ""
+            table.add_row(model.name, model.kind, "yes" if model.fetched else "no", size, model.licence, model.about)
         out().print(table)
         return 0
     if not args.names:
@@ -127,8 +138,8 @@ def run_models(args: argparse.Namespace) -> int:
     problems = 0
     for name in args.names:
         if args.action == "fetch":
-            with progress(f"fetching {name}", "steps") as report:
-                path = models.fetch(name, progress=report)
+            with working(f"fetching {name}") as say:
+                path = models.fetch(name, progress=say)
             complain(f"{name} is in {path}")
             continue
         found = models.verify(name)

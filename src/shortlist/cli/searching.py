@@ -46,8 +46,12 @@ def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query",
     parser.add_argument(queries, metavar=queries.upper(), nargs="+" if queries == "query" else None)
     parser.add_argument("-k", type=int, default=k, help="passages to return (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=32, metavar="N", help="passages to rerank (default: %(default)s)")
-    parser.add_argument("--first", choices=FIRST_STAGES, default="hybrid", help="first stage; none reranks everything (default: %(default)s)")
-    parser.add_argument("--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)")
+    parser.add_argument(
+        "--first", choices=FIRST_STAGES, help="first stage; none reranks everything (default: hybrid, bm25 without vectors)"
+    )
+    parser.add_argument(
+        "--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
 
 
@@ -80,11 +84,13 @@ def run_compare(args: argparse.Namespace) -> int:
     if search.index.manifest["encoder"] is None:
         complain("this index has no vectors, so the strategies start from BM25 instead of the encoder")
     alone = "dense" if search.index.manifest["encoder"] is not None else "bm25"
-    first = args.first if args.first != "none" else "hybrid"
+    first = args.first if args.first not in (None, "none") else ("bm25" if alone == "bm25" else "hybrid")
     for query in args.query:
         search.index.search(query, k=1, first=alone)  # opens the encoder, so that no strategy pays for it
         strategies = {
-            "Embedding-only retrieval" if alone == "dense" else "BM25-only retrieval": search.index.search(query, k=args.k, first=alone),
+            "Embedding-only retrieval" if alone == "dense" else "BM25-only retrieval": search.index.search(
+                query, k=args.k, first=alone
+            ),
             "Reranker-only retrieval": search(query, k=args.k, first="none"),
             f"Two-stage retrieval ({first}, N={args.candidates}, K={args.k})": search(
                 query, k=args.k, candidates=args.candidates, first=first
@@ -108,7 +114,11 @@ def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, 
     table.add_column("time (ms)", justify="right")
     table.add_column("stages")
     for name, ranking in strategies.items():
-        table.add_row(name, f"{ranking.timings['total_ms']:.1f}", timing_line({s: t for s, t in ranking.timings.items() if s != "total_ms"}))
+        table.add_row(
+            name,
+            f"{ranking.timings['total_ms']:.1f}",
+            timing_line({s: t for s, t in ranking.timings.items() if s != "total_ms"}),
+        )
     console.print(table)
     built = index.manifest["built"]
     console.print(

@@ -34,8 +34,16 @@ def progress(what: str, unit: str) -> Iterator[Report]:
     """A bar on stderr. Yields `report(done, total)`; an unknown total shows a moving bar and the count."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr for work whose length is unknown. Yields `say(step)`; without a terminal each step is a line."""
+    console = Console(stderr=True, highlight=False)
+    with console.status(what) as status:
+        yield lambda step: status.update(f"{what}: {step}") if console.is_terminal else console.print(f"{what}: {step}")
 
 
 def print_json(value: Any) -> None:
@@ -87,5 +95,9 @@ def ranking_json(ranking: Ranking, k: int) -> dict[str, Any]:
 def hit_json(hit: Hit) -> dict[str, Any]:
     """A hit as a JSON object with its passage inside."""
     passage = hit.passage
-    body = {} if passage is None else {"title": passage.title, "text": passage.text, "lang": passage.lang, "meta": dict(passage.meta)}
+    body = (
+        {}
+        if passage is None
+        else {"title": passage.title, "text": passage.text, "lang": passage.lang, "meta": dict(passage.meta)}
+    )
     return {"id": hit.id, "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks), **body}

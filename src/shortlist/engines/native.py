@@ -35,7 +35,7 @@ class NativeEngine:
             raise BadInput(f"threads={threads}; expected at least 1, or None for as many as this process may use.")
         self._threads = threads or available_cpus()
         self._network = network
-        self._instruction_set = _chosen_instruction_set()
+        self._instruction_set = chosen_instruction_set()
         try:
             self._native = _native.Network(
                 hidden=network.hidden_size,
@@ -132,7 +132,9 @@ class NativeEngine:
             raise BadInput(f"sequence {at} has {lengths[at]} tokens; expected at least 1.")
         if (lengths > self.max_tokens).any():
             at = int(np.argmax(lengths > self.max_tokens))
-            raise BadInput(f"sequence {at} has {lengths[at]} tokens; this network takes at most {self.max_tokens}. Truncate it.")
+            raise BadInput(
+                f"sequence {at} has {lengths[at]} tokens; this network takes at most {self.max_tokens}. Truncate it."
+            )
 
     def _check_values(self, ids: IntArray, segments: ByteArray) -> None:
         low, high, vocabulary = int(ids.min()), int(ids.max()), self._network.vocab_size
@@ -151,7 +153,7 @@ def available_instruction_sets() -> list[str]:
     return _native.instruction_sets()
 
 
-def _chosen_instruction_set() -> str:
+def chosen_instruction_set() -> str:
     """The best instruction set, or the one that the environment variable SHORTLIST_ISA names."""
     available = available_instruction_sets()
     wanted = os.environ.get("SHORTLIST_ISA", "") or available[0]

@@ -12,7 +12,7 @@ import pytest
 
 from shortlist.data import read_qrels, read_run, write_run
 from shortlist.errors import BadInput, MissingExtra
-from shortlist.evaluate import CARD, card_measures, compare, evaluate, format_card, parse_measure
+from shortlist.measures import CARD, card_measures, compare, evaluate, format_card, parse_measure
 from shortlist.types import Qrels, Run
 
 SHARED = Path(os.environ.get("SHORTLIST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
