@@ -6,6 +6,7 @@ The measures themselves are computed by ir-measures and pytrec_eval, the field's
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = ("nDCG@10", "R@10
     the run that nobody judged are left out. The order of passages is `Run.ranked`: score descending, ties by passage id.
     nDCG takes the judgement as gain, without exponent, and the logarithm to base 2 (Järvelin and Kekäläinen 2002).
 
-    Raises BadInput: unknown measure, no measure, no judgement, no judged query in the run. MissingExtra: [eval].
+    Raises BadInput: unknown measure, no measure, no judgement, no judged query in the run, a score that is NaN.
+    MissingExtra: [eval].
     """
     names = list(dict.fromkeys(parse_measure(m) for m in measures))
     if not names:
@@ -129,6 +131,9 @@ def _by_place(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
     placed = {}
     for query_id in qrels:
         hits = run.ranked(query_id)
+        for passage_id, score in hits:
+            if math.isnan(score):
+                raise BadInput(f"query {query_id!r}, passage {passage_id!r}: the score is NaN, which has no place in an order.")
         placed[query_id] = {passage_id: float(len(hits) - place) for place, (passage_id, _) in enumerate(hits)}
     return placed
 

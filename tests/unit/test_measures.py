@@ -170,6 +170,8 @@ def test_nothing_to_measure_is_refused(library):
         evaluate(run, qrels, [])
     with pytest.raises(BadInput, match=r"no judged query is in the run: the run has 1 queries \(q1\).*\(q2\)"):
         evaluate(run, Qrels({"q2": {"a": 1}}))
+    with pytest.raises(BadInput, match="query 'q1', passage 'b': the score is NaN"):
+        evaluate(Run({"q1": {"a": 1.0, "b": math.nan}}), qrels)
 
 
 def test_the_extra_is_named_when_it_is_missing(monkeypatch):
