@@ -22,7 +22,11 @@ POLYGLOT = HERE / "polyglot"
 
 PYTHON_QUESTION = "How can I run a function again and again with a pause between the calls?"
 QUESTIONS = {
-    "polyglot.idx": QUESTIONS_HERE,
+    "polyglot.idx": [
+        "古人挖了哪条水道，使船能从湖南的江划到广西的江？",
+        "लोहे का पुराना खंभा खराब क्यों नहीं हुआ?",
+        "¿Qué montaña queda más lejos del núcleo terrestre?",
+    ],
     "python.idx": ["What happens to a file when the with block ends?", PYTHON_QUESTION],
 }
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
 from shortlist.index import Index
-from shortlist.pipeline import FIRST_STAGES, Pipeline
+from shortlist.pipeline import FIRST_STAGES, FirstStage, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.types import Ranking
 
@@ -81,27 +81,26 @@ def run_search(args: argparse.Namespace) -> int:
 def run_compare(args: argparse.Namespace) -> int:
     """Print the three strategies' tables and the timing summary."""
     search = open_pipeline(args)
-    if search.index.manifest["encoder"] is None:
-        complain("this index has no vectors, so the strategies start from BM25 instead of the encoder")
-    alone = "dense" if search.index.manifest["encoder"] is not None else "bm25"
-    first = args.first if args.first not in (None, "none") else ("bm25" if alone == "bm25" else "hybrid")
     for query in args.query:
-        search.index.search(query, k=1, first=alone)  # opens the encoder, so that no strategy pays for it
-        strategies = {
-            "Embedding-only retrieval" if alone == "dense" else "BM25-only retrieval": search.index.search(
-                query, k=args.k, first=alone
-            ),
-            "Reranker-only retrieval": search(query, k=args.k, first="none"),
-            f"Two-stage retrieval ({first}, N={args.candidates}, K={args.k})": search(
-                query, k=args.k, candidates=args.candidates, first=first
-            ),
-        }
+        strategies = _strategies(search, query, args)
         if args.json:
             for name, ranking in strategies.items():
                 print_json({"strategy": name, **ranking_json(ranking, args.k)})
         else:
             _print_comparison(query, strategies, search.index, args.k)
     return 0
+
+
+def _strategies(search: Pipeline, query: str, args: argparse.Namespace) -> dict[str, Ranking]:
+    first: FirstStage = "hybrid" if args.first in (None, "none") else args.first
+    search.index.search(query, k=1, first="dense")  # opens the encoder, so that no strategy pays for that
+    return {
+        "Embedding-only retrieval": search.index.search(query, k=args.k, first="dense"),
+        "Reranker-only retrieval": search(query, k=args.k, first="none"),
+        f"Two-stage retrieval ({first}, N={args.candidates}, K={args.k})": search(
+            query, k=args.k, candidates=args.candidates, first=first
+        ),
+    }
 
 
 def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, k: int) -> None:
@@ -120,7 +119,8 @@ def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, 
             timing_line({s: t for s, t in ranking.timings.items() if s != "total_ms"}),
         )
     console.print(table)
-    built = index.manifest["built"]
+    offline = index.offline
     console.print(
-        f"Offline, done once: {len(index):,} passages, {built['encode_s']:.1f} s encoding of {built['total_s']:.1f} s indexing. Not counted above.\n"
+        f"Offline, done once: {len(index):,} passages, {offline.encode_s:.1f} s encoding of {offline.total_s:.1f} s indexing. "
+        "Not counted above.\n"
     )
