@@ -37,6 +37,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from threading import Lock
 
 from shortlist.errors import BadInput
@@ -74,7 +75,7 @@ _KINDS = {
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,}")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010](?=\d)|(?<=\d)[-_\u2010](?=[^\W\d_])")
-_CAMEL = re.compile(r"\b[A-Za-z]*[a-z][A-Z][A-Za-z]*")
+_CAMEL = re.compile(r"\b[A-Z]*+[a-z]++[A-Z][A-Za-z]*")
 _CAMEL_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ACCENTED = re.compile(r"[\u00c0-\u024f\u0300-\u03ff\u0451\u1e00-\u1fff]")
 _ACCENT = re.compile(r"(?<=[a-z\u0370-\u03ff])[\u0300-\u036f]+|[\u0300\u0301]")
@@ -84,10 +85,11 @@ _PLAIN_LETTERS = str.maketrans({"ı": "i", "ł": "l", "ø": "o", "đ": "d", "æ"
 _ARABIC_BREAK = re.compile(r"(?<=[\u0600-\u06ff])\u200c")
 _FOLDING: dict[int, str | None] = {
     **dict.fromkeys([0xAD, 0x200C, 0x200D]),  # soft hyphen, joiners
-    **dict.fromkeys([0x640, *range(0x610, 0x61B), *range(0x64B, 0x660), 0x670, *range(0x6D6, 0x6EE)]),  # tatweel, vowel signs
+    **dict.fromkeys([0x640, *range(0x610, 0x61B), *range(0x64B, 0x660), 0x670, *range(0x6D6, 0x6DD), *range(0x6DF, 0x6E9)]),
+    **dict.fromkeys(range(0x6EA, 0x6EE)),  # with the line above: tatweel, vowel signs, marks for recitation
     **dict.fromkeys(range(0x591, 0x5C8)),  # Hebrew points and accents
     0x93C: None,  # nukta of Devanagari, often left out
-    **{0x6CC: "\u064a", 0x6D2: "\u064a", 0x6A9: "\u0643", 0x6C1: "\u0647", 0x6D5: "\u0647", 0x6C0: "\u0647"},  # yeh, kaf, heh
+    0x6CC: "\u064a", 0x6D2: "\u064a", 0x6A9: "\u0643", 0x6C1: "\u0647", 0x6D5: "\u0647", 0x6C0: "\u0647",  # yeh, kaf, heh
 }
 """Characters of a word left out (None) or made one with another, before stemming."""
 _ARABIC_LETTERS = {0x622: 0x627, 0x623: 0x627, 0x625: 0x627, 0x671: 0x627, 0x649: 0x64A, 0x629: 0x647}
@@ -135,9 +137,9 @@ class Analyzer:
         names = list(dict.fromkeys(map(_primary, langs))) or [""]
         terms: list[str] = []
         for word in self._words.findall(_normalise(clean(text))):
-            forms = [self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names]
-            for form in dict.fromkeys(forms):
-                terms += form
+            first, *others = (self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names)
+            terms += first
+            terms += dict.fromkeys(term for form in others for term in form if term not in first)
         return terms
 
     def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
@@ -174,7 +176,7 @@ class Analyzer:
             return word.translate(_ARABIC_LETTERS)
         if lang != "vi" and _ACCENTED.search(word):
             word = _unaccented(word)
-        return word[: _PREFIXES[lang]] if lang in _PREFIXES and not word.isdigit() else word
+        return word[: _PREFIXES[lang]] if lang in _PREFIXES and word.isalpha() else word
 
     def _stem(self, word: str, lang: str) -> str:
         with self._lock:  # a Snowball stemmer keeps state while it works
@@ -182,7 +184,7 @@ class Analyzer:
                 import Stemmer
 
                 self._stemmers[lang] = Stemmer.Stemmer(_STEMMERS[lang], 0).stemWord
-            return self._stemmers[lang](word)
+            return self._stemmers[lang](word) or word  # the Greek stemmer takes everything from some words
 
 
 def _primary(lang: str) -> str:
@@ -204,8 +206,7 @@ def _parts(word: str) -> list[str]:
     """What hyphens and underscores separate, and the pairs that they join between a letter and a digit."""
     parts = re.split("[-_\u2010]", word)
     if len(parts) > 1 and _JOINT.search(word):
-        pairs = zip(parts, parts[1:], strict=False)
-        parts += [a + b for a, b in pairs if a and b and a[-1].isdigit() != b[0].isdigit()]
+        parts += [a + b for a, b in pairwise(parts) if a and b and a[-1].isdigit() != b[0].isdigit()]
     return [part for part in parts if part]
 
 
