@@ -5,11 +5,11 @@ digits of every script become 0-9. What happens then depends on the script, with
 on the language. `auto/1`:
 
     script or language                             terms
-    Han and kana                                   every Chinese character and every pair of neighbours; a katakana word whole
+    Han and kana                                   Chinese characters, all pairs of neighbours, words of 3 or more katakana
     Hangul                                         of every word the first syllable and every pair of neighbours
-    Thai, Lao, Khmer, Burmese                      two and three neighbouring clusters (a letter with its marks)
+    Thai, Lao, Khmer, Burmese                      one, two and three neighbouring clusters (a letter with its marks)
     Devanagari, Bengali and the other scripts of   every word and every three neighbouring letters in it (marks are letters)
-      India but Tamil; Sinhala, Hebrew, Ethiopic
+      India and Sri Lanka; Hebrew, Ethiopic
     Finnish, Turkish, Azerbaijani; Cyrillic        the first five letters of every word (Finnish six)
       languages without a stemmer
     languages with a Snowball stemmer              stems (`_STEMMERS` lists them)
@@ -24,7 +24,8 @@ Names and codes stay findable by rule: words split at everything that is no lett
 a term too ("AB-1234" is found as "ab1234"); and a word with capitals inside ("getElementById") has its parts as terms
 besides the whole.
 
-`plain/1` differs in taking words as they are where `auto/1` stems or cuts them, and in keeping accents: the usual baseline.
+`plain/1` takes words as they are, with their accents, where `auto/1` stems or cuts them or adds parts of them (Hangul,
+scripts of India, Hebrew, Ethiopic): the usual baseline. Chinese, Japanese, Thai and the like are the same in both.
 
 Measured reasons for every line stand in bench/results/analyzers.md. Character n-grams: McNamee and Mayfield, Character
 N-Gram Tokenization for European Language Text Retrieval, 2004. First letters: Can et al., Information Retrieval on
@@ -49,7 +50,7 @@ _STEMMERS = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english",
     "es": "spanish", "et": "estonian", "eu": "basque", "fr": "french", "ga": "irish", "hu": "hungarian", "hy": "armenian",
     "id": "indonesian", "it": "italian", "lt": "lithuanian", "nl": "dutch", "no": "norwegian", "pl": "polish",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "sv": "swedish", "ta": "tamil",
+    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "sv": "swedish",
 }  # fmt: skip
 """Language -> Snowball algorithm."""
 
@@ -72,7 +73,7 @@ _KINDS = {
 }
 """Characters of the scripts whose words are not stemmed, by what is done with them."""
 
-_KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,}")
+_KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,100}")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010](?=\d)|(?<=\d)[-_\u2010](?=[^\W\d_])")
 _CAMEL = re.compile(r"\b[A-Z]*+[a-z]++[A-Z][A-Za-z]*")
@@ -123,7 +124,7 @@ class Analyzer:
         lang = _primary(lang) or detect_language(text)
         known = self._known.setdefault(lang, {})
         terms: list[str] = []
-        for word in self._words.findall(_normalise(text)):
+        for word in self._split(text):
             found = known.get(word)
             terms += self._analyse(word, lang) if found is None else found
         return terms
@@ -136,11 +137,14 @@ class Analyzer:
         """
         names = list(dict.fromkeys(map(_primary, langs))) or [""]
         terms: list[str] = []
-        for word in self._words.findall(_normalise(clean(text))):
+        for word in self._split(clean(text)):
             first, *others = (self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names)
             terms += first
             terms += dict.fromkeys(term for form in others for term in form if term not in first)
         return terms
+
+    def _split(self, text: str) -> list[str]:
+        return self._words.findall(_normalise(text))
 
     def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
         terms = tuple(term for part in _parts(word) for term in self._part(part.translate(self._folding), lang))
@@ -237,14 +241,14 @@ def _tables() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str], dict[i
     Python's \\w leaves out combining marks, without which words of India would fall apart.
     """
     marks, folding = [], dict(_FOLDING)
-    for code in range(0x300, 0x1F000):
+    for code in range(0x300, 0x11D00):
         category = unicodedata.category(chr(code))
-        if category in ("Mn", "Mc", "Me"):
+        if category in ("Mn", "Mc", "Me") and code < 0x10000:
             marks.append(code)
         elif category == "Nd":
             folding[code] = str(unicodedata.digit(chr(code)))
     inside = "".join(map(chr, [*marks, 0xAD, 0x200C, 0x200D]))
-    words = re.compile(rf"[^\W_][\w\u2010{inside}-]*")
+    words = re.compile(rf"[^\W_][\w\u2010{inside}\U00011000-\U00011cff-]*")  # above U+FFFF whole blocks: single marks are slow
     runs = "|".join(rf"(?P<{kind}>[{chars}]+)" for kind, chars in _KINDS.items())
     others = rf"[^{''.join(_KINDS.values())}]+"
     clusters = re.compile(rf".[{''.join(map(chr, marks))}]*", re.DOTALL)

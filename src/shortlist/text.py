@@ -18,8 +18,8 @@ from shortlist.errors import BadInput
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
-_DETECT_CHARS = 1500
-"""Characters read by `detect_language`; more text does not change the answer measurably."""
+_DETECT_CHARS = 500
+"""Characters read by `detect_language`: 1,500 gave the same accuracy on passages."""
 
 
 def clean(text: str, where: str = "") -> str:
@@ -175,10 +175,6 @@ _COMMON_WORDS: dict[str, dict[str, str]] = {
         "manakah yang dan di dari pada untuk dengan dalam ini itu adalah tidak oleh sebagai juga ke akan "
         "telah atau apa siapa kapan dimana mana bagaimana berapa mengapa menjadi dapat tersebut ia bisa "
         "karena tahun saat lebih seorang mereka sebuah secara namun seperti",
-        "ms": "awak tak kau sangat hendak ia pihak turut manakala mahu adakah sebanyak yang dan di dari pada untuk "
-        "dengan dalam ini itu adalah tidak oleh sebagai juga ke akan telah atau apa siapa bila mana bagaimana "
-        "berapa mengapa menjadi boleh tersebut beliau ialah kerana tahun lebih seorang mereka sebuah secara "
-        "bahawa namun daripada kepada tetapi",
         "tl": "ako ikaw tayo kami kayo sila akin iyo atin namin ninyo dito doon wala may mayroon lahat gusto nang "
         "ba po ang ng sa na mga ay at ni si para ito hindi isang ko mo siya niya nila kanyang ano sino saan "
         "kailan paano bakit ilan mula o kung din rin naman noong bilang pa lamang kay",
@@ -188,7 +184,7 @@ _COMMON_WORDS: dict[str, dict[str, str]] = {
         "bado hivyo kwamba mwaka gani iko ipi ipo uko wapi na ya wa kwa ni katika la za kuwa cha hii huo huu "
         "ambayo ambaye lakini pia au nini nani lini ngapi je kama yake wake hiyo sana mtu watu alikuwa "
         "ilikuwa hadi kutoka si zaidi baada ndani vya",
-        "yo": "ní ti tí àti ó sí wọn àwọn ni jẹ́ fún pẹ̀lú láti náà bí kan èyí rẹ̀ kí ṣe lọ nínú wọ́n kò tó gẹ́gẹ́ "
+        "yo": "kini tani odun wo ninu ilu oruko orile ede orílẹ̀ orúkọ ọdún ìgbà kinni omo gege bi won ní ti tí àti ó sí wọn àwọn ni jẹ́ fún pẹ̀lú láti náà bí kan èyí rẹ̀ kí ṣe lọ nínú wọ́n kò tó gẹ́gẹ́ "
         "mo ìlú lè ń ọ̀ ẹ̀ kíni tani ta nígbà awọn ati fun lati gbogbo",
         "ha": "da a na ta ya ne ce ba ga wannan kuma shi suna yana an wani wata amma domin daga ko me wane wa "
         "yaushe ina yadda mai masu su har cikin don haka lokacin bayan sai akan babu wanda",
@@ -300,7 +296,6 @@ _ENDINGS: dict[str, dict[str, str]] = {
         "tr": "lar ler nın nin nun nün dır dir dan den yor mış miş ları leri rum sın sin",
         "az": "lar lər nın nin dır dir dan dən mış miş ları ləri",
         "id": "kan nya nan asi aan kah lah",
-        "ms": "kan nya aan kah lah asi",
         "sw": "wa ika isha ilika ana ani iwa ala eni",
         "tl": "ang han hin ong ing",
         "lt": "mas imas ius oje ose ais",
@@ -330,7 +325,10 @@ _ENDINGS: dict[str, dict[str, str]] = {
 
 
 def detect_language(text: str) -> str:
-    """The BCP 47 primary tag of the language `text` is mostly written in, "" when there is nothing to go by."""
+    """The BCP 47 primary tag of the language `text` is mostly written in, "" when there is nothing to go by.
+
+    Reads the first 500 characters. Made to choose a stemmer: of near twins the commoner is named (Indonesian for Malay).
+    """
     sample = text[:_DETECT_CHARS].lower()
     script = _main_script(sample)
     if script in _COMMON_WORDS:
