@@ -27,7 +27,8 @@ from shortlist.text import detect_language
 
 COLLECTIONS = {
     "scifact:test": "en", "scifact:train": "en", "tydi-en:dev": "en", "cmrc2018:test": "zh", "dureader-demo:dev": "zh",
-    "drcd-dev:dev": "zh", "xquad-zh:test": "zh", "jaquad:dev": "ja", "iapp-thai:dev": "th", "tydi-ko:train": "ko", "tydi-ko:dev": "ko",
+    "drcd-dev:dev": "zh", "xquad-zh:test": "zh", "jaquad:dev": "ja", "iapp-thai:dev": "th",
+    "tydi-ko:train": "ko", "tydi-ko:dev": "ko",
     "tydi-ar:dev": "ar", "mlqa-ar:dev": "ar", "xquad-ar:test": "ar", "tydi-fi:dev": "fi", "tydi-ru:dev": "ru",
     "tydi-te:dev": "te", "tydi-bn:dev": "bn", "mlqa-hi:dev": "hi", "tydi-sw:dev": "sw", "tydi-id:dev": "id",
     "facqa:dev": "id", "xquad-es:test": "es", "mlqa-es:dev": "es", "xquad-de:test": "de", "mlqa-de:dev": "de",
@@ -128,13 +129,15 @@ def main() -> None:
     names = options.analyzers.split(",")
     print(f"{datetime.date.today()}, numpy {np.__version__}, PyStemmer {version('PyStemmer')}, queries <= {options.queries}"
           f"{', languages detected' if options.detect else ''}\n")  # fmt: skip
-    print(f"| collection | lang | queries | {' | '.join(names)} | MB/s {names[-1]} |\n| --- | --- | ---: |{' ---: |' * (len(names) + 1)}")
+    print(f"| collection | lang | queries | {' | '.join(names)} | MB/s {names[-1]} |")
+    print(f"| --- | --- | ---: |{' ---: |' * (len(names) + 1)}")
     for key in options.collections.split(","):
         folder, split = key.split(":")
         lang = COLLECTIONS[key]
         collection = Collection(data / folder, split, options.queries)
         values = [f"{measure(collection, name, lang, options.detect):.4f}" for name in names]
-        print(f"| {key} | {lang} | {len(collection.queries)} | {' | '.join(values)} | {speed(collection, names[-1], lang):.1f} |", flush=True)
+        rate = speed(collection, names[-1], lang)
+        print(f"| {key} | {lang} | {len(collection.queries)} | {' | '.join(values)} | {rate:.1f} |", flush=True)
 
 
 def speed(collection: Collection, name: str, lang: str) -> float:

@@ -69,7 +69,7 @@ _KINDS = {
     r"\uf900-\ufaff\U00020000-\U000323af",
     "clusters": r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0ecf\u1000-\u103f\u104e-\u109f\u1780-\u17d3\u17d7\u17dc\u17dd",
     "hangul": r"\u1100-\u11ff\uac00-\ud7a3",
-    "trigrams": r"\u05d0-\u05f2\u0900-\u0b7f\u0c00-\u0dff\u1200-\u139f",
+    "trigrams": r"\u05d0-\u05f2\u0900-\u0dff\u1200-\u139f",
 }
 """Characters of the scripts whose words are not stemmed, by what is done with them."""
 

@@ -184,7 +184,8 @@ _COMMON_WORDS: dict[str, dict[str, str]] = {
         "bado hivyo kwamba mwaka gani iko ipi ipo uko wapi na ya wa kwa ni katika la za kuwa cha hii huo huu "
         "ambayo ambaye lakini pia au nini nani lini ngapi je kama yake wake hiyo sana mtu watu alikuwa "
         "ilikuwa hadi kutoka si zaidi baada ndani vya",
-        "yo": "kini tani odun wo ninu ilu oruko orile ede orílẹ̀ orúkọ ọdún ìgbà kinni omo gege bi won ní ti tí àti ó sí wọn àwọn ni jẹ́ fún pẹ̀lú láti náà bí kan èyí rẹ̀ kí ṣe lọ nínú wọ́n kò tó gẹ́gẹ́ "
+        "yo": "kini tani odun wo ninu ilu oruko orile ede orílẹ̀ orúkọ ọdún ìgbà kinni omo gege bi won ní ti "
+        "tí àti ó sí wọn àwọn ni jẹ́ fún pẹ̀lú láti náà bí kan èyí rẹ̀ kí ṣe lọ nínú wọ́n kò tó gẹ́gẹ́ "
         "mo ìlú lè ń ọ̀ ẹ̀ kíni tani ta nígbà awọn ati fun lati gbogbo",
         "ha": "da a na ta ya ne ce ba ga wannan kuma shi suna yana an wani wata amma domin daga ko me wane wa "
         "yaushe ina yadda mai masu su har cikin don haka lokacin bayan sai akan babu wanda",
@@ -263,10 +264,13 @@ _LETTERS: dict[str, dict[str, str]] = {
         "ъ": "bg ru",
     },
     "Arab": {
-        "پ": "fa ur sd ps ckb", "چ": "fa ur sd ps ckb", "ژ": "fa ckb", "گ": "fa ur ckb sd", "ی": "fa ur ps ckb", "ک": "fa ur sd ps ckb",
-        "ٹ": "ur", "ڈ": "ur", "ڑ": "ur", "ے": "ur", "ں": "ur", "ھ": "ur", "ہ": "ur", "ۃ": "ur", "ة": "ar", "ي": "ar sd", "ك": "ar",
+        "پ": "fa ur sd ps ckb", "چ": "fa ur sd ps ckb", "ژ": "fa ckb", "گ": "fa ur ckb sd", "ی": "fa ur ps ckb",
+        "ک": "fa ur sd ps ckb",
+        "ٹ": "ur", "ڈ": "ur", "ڑ": "ur", "ے": "ur", "ں": "ur", "ھ": "ur", "ہ": "ur", "ۃ": "ur", "ة": "ar",
+        "ي": "ar sd", "ك": "ar",
         "أ": "ar", "إ": "ar", "ى": "ar", "ٿ": "sd", "ٻ": "sd", "ڪ": "sd", "ڏ": "sd", "ڳ": "sd", "ټ": "ps", "ډ": "ps", "ړ": "ps",
-        "ښ": "ps", "ڼ": "ps", "ې": "ps ug", "ۆ": "ckb ug", "ێ": "ckb", "ە": "ckb ug", "ڵ": "ckb", "ڕ": "ckb", "ۇ": "ug", "ۈ": "ug",
+        "ښ": "ps", "ڼ": "ps", "ې": "ps ug", "ۆ": "ckb ug", "ێ": "ckb", "ە": "ckb ug", "ڵ": "ckb", "ڕ": "ckb",
+        "ۇ": "ug", "ۈ": "ug",
     },
     "Deva": {"ळ": "mr"},
 }  # fmt: skip

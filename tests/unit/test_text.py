@@ -145,8 +145,9 @@ def test_split_passages_refuses_a_limit_below_one() -> None:
         split_passages("text", 0)
 
 
-@pytest.mark.parametrize("text", ["a" * 400_000, " " * 400_000, "\n" * 400_000, "." * 400_000, "。」" * 200_000, "a. " * 100_000,
-                                  "\u0301" * 100_000, "\n \t" * 200_000, ".\"" * 200_000])  # fmt: skip
+@pytest.mark.parametrize("text", [
+    "a" * 400_000, " " * 400_000, "\n" * 400_000, "." * 400_000, "。」" * 200_000, "a. " * 100_000,
+    "\u0301" * 100_000, "\n \t" * 200_000, ".\"" * 200_000])  # fmt: skip
 def test_long_hostile_text_takes_linear_time(text: str) -> None:
     began = time.process_time()
     passages = split_passages(text)
