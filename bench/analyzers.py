@@ -101,7 +101,8 @@ def ndcg(collection: Collection, passage_terms: Terms, query_terms: Terms, k: in
     values = []
     for query, text in collection.queries.items():
         scores = bm25.scores(query_terms(text))
-        best = np.lexsort((names, -scores))[:k]
+        best = np.flatnonzero(scores >= np.partition(scores, -k)[-k]) if len(scores) > k else np.arange(len(scores))
+        best = best[np.lexsort((names[best], -scores[best]))][:k]
         gains = [max(collection.qrels[query].get(names[i], 0), 0) if scores[i] > 0 else 0 for i in best]
         ideal = sorted((g for g in collection.qrels[query].values() if g > 0), reverse=True)[:k]
         discount = 1 / np.log2(np.arange(2, k + 2))
