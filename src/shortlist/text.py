@@ -333,7 +333,7 @@ def detect_language(text: str) -> str:
 
     Reads the first 500 characters. Made to choose a stemmer: of near twins the commoner is named (Indonesian for Malay).
     """
-    sample = text[:_DETECT_CHARS].lower()
+    sample = unicodedata.normalize("NFKC", text[:_DETECT_CHARS]).lower()
     script = _main_script(sample)
     if script in _COMMON_WORDS:
         return _vote(sample, script)
