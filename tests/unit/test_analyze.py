@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shortlist.analyze import analyzer
 from shortlist.errors import BadInput
+from shortlist.text import detect_language
 
 AUTO = analyzer()
 PLAIN = analyzer("plain/1")
@@ -100,6 +101,7 @@ def test_plain_keeps_words() -> None:
 @settings(deadline=None)
 @given(ANY_TEXT, LANGS)
 def test_a_passage_is_found_by_its_own_words(text: str, lang: str) -> None:
+    lang = lang or detect_language(text)
     terms = AUTO.terms(text, lang)
     assert all(terms), "no empty term"
     assert AUTO.query_terms(text, [lang]) == terms
