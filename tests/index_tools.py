@@ -12,12 +12,13 @@ import numpy as np
 
 from shortlist.types import FloatArray, IntArray, Passage
 
-WORDS = {
-    "en": "the river city mountain bridge museum library planet engine ocean forest market winter garden of and is in near".split(),
-    "de": "der fluss die stadt das museum und berg brücke bücherei garten winter nicht ist im markt häuser häusern".split(),
-    "zh": "北京 大学 图书馆 河流 城市 博物馆 的 在 是 山 桥 花园 冬天 市场".split(),
-    "ar": "النهر المدينة الجبل الجسر المتحف في من المكتبة الشتاء السوق".split(),
-}
+_WORDS = """
+en the river city mountain bridge museum library planet engine ocean forest market winter garden of and is in near
+de der fluss die stadt das museum und berg brücke bücherei garten winter nicht ist im markt häuser häusern
+zh 北京 大学 图书馆 河流 城市 博物馆 的 在 是 山 桥 花园 冬天 市场
+ar النهر المدينة الجبل الجسر المتحف في من المكتبة الشتاء السوق
+"""
+WORDS = {lang: words for lang, *words in map(str.split, _WORDS.strip().splitlines())}
 
 
 class HashEncoder:
@@ -72,7 +73,9 @@ def naive_bm25(texts: dict[str, list[str]], query: Sequence[str], k1: float, b: 
     return sorted(scores.items(), key=lambda hit: (-hit[1], hit[0]))
 
 
-def assert_same_ranking(found: list[tuple[str, float]], expected: list[tuple[str, float]], k: int, tolerance: float = 1e-5) -> None:
+def assert_same_ranking(
+    found: list[tuple[str, float]], expected: list[tuple[str, float]], k: int, tolerance: float = 1e-5
+) -> None:
     """The scores agree place by place, and every found id has the score that the judge gives it."""
     assert len(found) == min(k, len(expected))
     assert len({name for name, _ in found}) == len(found)

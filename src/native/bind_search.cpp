@@ -139,8 +139,8 @@ static void bind_add(nb::module_& m) {
 
 // noconvert: a silent copy would lose results (scores) or bits (tf).
 void bind_search(nb::module_& m) {
-    m.def("scan_int8", &scan_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"), nb::arg("query").noconvert(),
-          nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("scan_int8", &scan_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
+          nb::arg("query").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
     m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
     bind_add<uint8_t>(m);
     bind_add<uint16_t>(m);

@@ -17,7 +17,7 @@ from shortlist.quantize import checked_vectors, to_half
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Row
 from shortlist.text import clean, detect_language
-from shortlist.types import FloatArray, Hit, Passage, Ranking, checked_k
+from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
 if TYPE_CHECKING:
     from shortlist.encoder import Encoder
@@ -380,13 +380,20 @@ def _checked(passage: Passage, place: int) -> Passage:
     where = f"passage {_checked_id(passage.id, place)!r}"
     text, title = clean(passage.text, f"{where}, text"), clean(passage.title, f"{where}, title")
     lang = clean(passage.lang, f"{where}, lang")
+    if passage.meta != {}:
+        _check_metadata(passage.meta, where)
+    if (text, title, lang) == (passage.text, passage.title, passage.lang):
+        return passage
+    return replace(passage, text=text, title=title, lang=lang)
+
+
+def _check_metadata(meta: Mapping[str, Json], where: str) -> None:
     try:
-        kept = json.loads(json.dumps(dict(passage.meta), allow_nan=False))
+        kept = json.loads(json.dumps(dict(meta), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"{where}: JSON cannot hold its metadata ({error}).") from error
-    if kept != passage.meta:
+    if kept != meta:
         raise BadInput(f"{where}: its metadata would come back changed from JSON; use str keys and lists in place of tuples.")
-    return replace(passage, text=text, title=title, lang=lang)
 
 
 def _checked_id(name: str, place: int | None = None) -> str:

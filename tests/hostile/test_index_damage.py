@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -16,16 +17,12 @@ from shortlist.errors import IndexFormatError, ShortlistError
 from shortlist.index import Index
 
 ENCODER = HashEncoder(dims=20)
-QUERIES = ("the river museum", "北京大学", "der fluss häuser")
+QUERIES = ("the river museum", "北京大学 häuser")
 
 
 def answers(index):
-    ranked = [(index.search(q, k=15, first=f).ids, first_scores(index, q, f)) for q in QUERIES for f in ("bm25", "dense", "hybrid")]
-    return ranked, [p.id for p in index.passages()]
-
-
-def first_scores(index, query, first):
-    return [hit.score for hit in index.search(query, k=15, first=first)]
+    rankings = [index.search(query, k=15, first=first) for query in QUERIES for first in ("bm25", "dense")]
+    return [[(hit.id, hit.score, hit.passage) for hit in ranking] for ranking in rankings], list(index.passages())
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +55,15 @@ def cases(path: Path):
             yield file.relative_to(path), what, content
 
 
+def read(path):
+    """A reader's answers, or the advice in the error that it gets."""
+    try:
+        with Index.open(path, encoder=ENCODER) as reader:
+            return answers(reader)
+    except IndexFormatError as error:
+        return "write=True" if "write=True" in str(error) else str(error)
+
+
 def test_readers_are_never_fooled_and_writers_heal(sound, tmp_path):
     original, expected = sound
     for number, (name, what, content) in enumerate(cases(original)):
@@ -66,15 +72,9 @@ def test_readers_are_never_fooled_and_writers_heal(sound, tmp_path):
         (path / name).unlink()
         if content is not None:
             (path / name).write_bytes(content)
-        try:
-            with Index.open(path, encoder=ENCODER) as reader:
-                assert answers(reader) == expected, (name, what)
-        except IndexFormatError as error:
-            assert "write=True" in str(error), (name, what)
+        assert read(path) in (expected, "write=True"), (name, what)
         with Index.open(path, encoder=ENCODER, write=True) as writer:
             assert answers(writer) == expected, (name, what)
-        with Index.open(path, encoder=ENCODER) as reader:
-            assert answers(reader) == expected, (name, what)
 
 
 def test_without_any_derived_file_everything_is_rebuilt(sound, tmp_path):
@@ -117,7 +117,10 @@ def test_a_damaged_database_is_named(sound, tmp_path, content):
     whole = (path / "passages.sqlite").read_bytes()
     (path / "passages.sqlite").write_bytes(whole[: len(whole) // 2 + 100] if content is None else content)
     for write in (False, True):
-        with pytest.raises(IndexFormatError, match=r"passages\.sqlite"), Index.open(path, encoder=ENCODER, write=write) as index:
+        with (
+            pytest.raises(IndexFormatError, match=r"passages\.sqlite"),
+            Index.open(path, encoder=ENCODER, write=write) as index,
+        ):
             answers(index)
 
 
@@ -130,7 +133,7 @@ def test_an_index_of_a_newer_format_is_refused(sound, tmp_path):
     db.execute("UPDATE manifest SET value = '2' WHERE key = 'format'")
     db.commit()
     db.close()
-    with pytest.raises(IndexFormatError, match="format 2.*Upgrade shortlist"):
+    with pytest.raises(IndexFormatError, match=r"format 2.*Upgrade shortlist"):
         Index.open(path)
 
 
@@ -161,11 +164,9 @@ def test_a_failure_at_any_step_of_a_commit_leaves_a_readable_state(tmp_path, mon
             for number in range(3):
                 index.add(passages(3, seed=number, prefix=f"{number}-"))
             faults.left = step
-            try:
+            with contextlib.suppress(ShortlistError):
                 index.add(passages(3, seed=3, prefix="3-"))
                 index.delete(["0-1"])
-            except ShortlistError as error:
-                assert "stays readable" in str(error)
             reached, faults.left = faults.left <= 0, -1
             with Index.open(path, encoder=ENCODER) as reader:
                 assert len(reader) in (9, 12, 11)
@@ -204,7 +205,8 @@ def test_a_full_disk_is_explained_and_costs_no_committed_passage(sound, tmp_path
     command = [sys.executable, "-c", FULL, str(path), str(limit), folders]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     *stored, last = done.stdout.splitlines()
-    assert last.startswith("refused:"), done.stdout
+    assert last.startswith("refused:")
+    assert "stays readable" in last
     for write in (False, True, False):
         with Index.open(path, encoder=ENCODER, write=write) as index:
             assert index.get("0-1").id == "0-1"

@@ -47,7 +47,7 @@ def test_a_bad_passage_is_refused_and_nothing_of_its_batch_is_stored(index, bad,
     with pytest.raises(BadInput, match=message):
         index.add([Passage("new", "good"), bad, Passage("newer", "good too")])
     assert len(index) == 10
-    assert [p for p in index.passages()] == passages(10)
+    assert list(index.passages()) == passages(10)
     assert index.add([Passage("new", "good")]) == Added(1, 0)
     assert index.search("good", k=1).ids == ["new"]
 

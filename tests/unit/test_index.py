@@ -23,7 +23,9 @@ def index(tmp_path):
         index.add(
             [
                 Passage("river", "The Rhine is a river in Europe.", lang="en"),
-                Passage("city", "Berlin is the capital of Germany.", title="Berlin", lang="en", meta={"year": 1237, "x": [1, None]}),
+                Passage(
+                    "city", "Berlin is the capital of Germany.", title="Berlin", lang="en", meta={"year": 1237, "x": [1, None]}
+                ),
                 Passage("uni", "北京大学是一所大学。", lang="zh"),
                 Passage("unknown", "12 345 6789"),
             ]
@@ -128,6 +130,28 @@ def test_readers_cannot_write_and_writers_come_again(index):
     with Index.open(index.path) as reader, pytest.raises(BadInput, match="write=True"):
         reader.add([Passage("x", "y")])
     assert len(index) == 4
+
+
+def test_a_closed_index_says_so(index):
+    index.close()
+    with pytest.raises(BadInput, match="closed"):
+        index.search("river")
+    with pytest.raises(BadInput, match="not open for writing"):
+        index.add([Passage("x", "y")])
+
+
+def test_threads_add_to_one_index(index):
+    def work(name):
+        for number in range(10):
+            index.add([Passage(f"{name}{number}", f"text {name}{number}", lang="en")])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(index) == 34
+    assert index.search("b7", k=1, first="bm25").ids == ["b7"]
 
 
 def test_another_process_reads_while_one_writes(index):

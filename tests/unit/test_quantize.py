@@ -7,9 +7,7 @@ from hypothesis.extra import numpy as hnp
 from shortlist.errors import BadInput
 from shortlist.quantize import checked_vectors, to_half, to_int8
 
-matrices = hnp.arrays(
-    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-100, 100, width=32)
-)
+matrices = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.floats(-100, 100, width=32))
 
 
 @given(matrices)

@@ -6,7 +6,6 @@ from shortlist.errors import IndexFormatError
 from shortlist.quantize import to_int8
 from shortlist.stores.vectors import BLOCK, Vectors, append_rows, rows_of, stride
 
-
 LEVELS = _native.instruction_sets()
 
 
@@ -75,8 +74,7 @@ def test_scan_refuses_arrays_that_do_not_fit():
 
 def clustered(rng, count, dims):
     centres = rng.standard_normal((60, dims))
-    vectors = centres[rng.integers(0, 60, count)] + 0.4 * rng.standard_normal((count, dims))
-    return vectors
+    return centres[rng.integers(0, 60, count)] + 0.4 * rng.standard_normal((count, dims))
 
 
 @pytest.mark.parametrize("kind", ["random", "clustered"])

@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,6 +145,7 @@ class EmbeddedStore:
         _refuse_foreign(path)
         self.path = path
         self._lock = WriterLock(path / "lock") if write else None
+        self._writing = threading.Lock()  # between the threads of this process
         self._current: tuple[object, Snapshot] | None = None  # the newest snapshot, and the state of `published` it is of
         try:
             self._truth = Truth(path / "passages.sqlite", write=write)
@@ -222,9 +224,9 @@ class EmbeddedStore:
         return self._truth.known(ids)
 
     def refuse_reader(self) -> None:
-        """Raises BadInput if the index is open for reading only."""
+        """Raises BadInput if the index is not open for writing."""
         if self._lock is None:
-            raise BadInput(f"{self.path} is open for reading. Open it with Index.open(path, write=True) to change it.")
+            raise BadInput(f"{self.path} is not open for writing. Open it with Index.open(path, write=True) to change it.")
 
     def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]]) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
@@ -232,7 +234,7 @@ class EmbeddedStore:
         terms  the analysed content, one list a passage
         """
         self.refuse_reader()
-        with disk_full_explained(self.path):
+        with self._writing, disk_full_explained(self.path):
             self._catch_up()
             point = self._truth.append(rows)
             state = self._extend_terms(self._published, point.slots, terms)
@@ -242,7 +244,7 @@ class EmbeddedStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages, all or none; durable when it returns. Raises BadInput naming an id that is not in the index."""
         self.refuse_reader()
-        with disk_full_explained(self.path):
+        with self._writing, disk_full_explained(self.path):
             self._catch_up()
             self._publish(replace(self._published, point=self._truth.delete(ids)))
 

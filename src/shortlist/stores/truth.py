@@ -248,6 +248,10 @@ def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
+    except sqlite3.IntegrityError as error:
+        raise BadInput(f"{path}: {error}: an id is in the index already. Nothing of the batch is stored.") from error
+    except sqlite3.ProgrammingError as error:
+        raise BadInput(f"{path}: {error}. Open the index again.") from error
     except sqlite3.DatabaseError as error:
         code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
