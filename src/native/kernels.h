@@ -1,0 +1,104 @@
+// The kernels of a BERT-family network: one table of function pointers for each instruction set.
+//
+// Shapes. A row of numbers is padded with zeros to a multiple of kPanel columns, and every kernel keeps that padding
+// zero: packed weights give padded outputs weight, scale and bias 0, and the normalisation gives them gain and shift 0.
+// So no kernel has code for the tail of a row, whatever the sizes of the network.
+//
+// Arithmetic. What a kernel computes for one row does not depend on the other rows of the call: the result of a text is
+// the same to the last bit in any batch. Integer sums are exact, hence equal on every instruction set; floating-point
+// steps may differ between instruction sets in the last bits (fused multiply-add, order of a sum).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace shortlist {
+
+constexpr int kPanel = 64;           // columns that one panel of packed weights produces
+constexpr int kLanes = 16;           // head sizes and key counts are padded to this many floats
+constexpr int kGeluTerms = 9;        // coefficients of the polynomial in GeluCurve
+constexpr int kQueryTile = 8;        // query rows that attention works on together
+
+static constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
+
+// Rows quantised one by one: real value = values * scale of the row. Row r begins at values + r * width.
+struct Int8Rows {
+    int8_t* values;     // int8[rows][width], within -127..127
+    float* scales;      // float[rows]
+    int32_t* offsets;   // int32[rows], 128 * sum of the row: what the +128 of the packed weights adds to each dot product
+};
+
+// A linear layer in int8. Panel p holds the outputs 64p..64p+63 as bytes [inputs / 4][64][4]: four inputs of one output
+// lie side by side, as the byte dot product wants them. A byte is weight + 128; real weight = (byte - 128) * scale.
+struct Int8Weights {
+    int outputs;             // padded to kPanel
+    int inputs;              // padded to kPanel
+    const uint8_t* panels;
+    const float* scales;     // float[outputs]
+    const float* bias;       // float[outputs]
+};
+
+// A linear layer in float32. Panel p holds the outputs 64p..64p+63 as floats [inputs][64].
+struct FloatWeights {
+    int outputs;
+    int inputs;
+    const float* panels;
+    const float* bias;
+};
+
+// GELU without exp: x * (1/2 + z * P(2 z^2 / limit^2 - 1)) with z = x clamped to -limit..limit, P of degree kGeluTerms - 1.
+struct GeluCurve {
+    float limit;
+    float terms[kGeluTerms];   // lowest power first
+};
+
+// One head of attention over one sequence: context = softmax(query keys' * scale) values.
+// All pointers point at the first column of this head. context may be the same memory as query.
+struct AttentionHead {
+    const float* query;        // float[queries], rows query_stride apart
+    float* context;            // the same shape and stride
+    ptrdiff_t query_stride;
+    int queries;
+    const float* keys;         // float[length], rows key_stride apart
+    const float* values;       // the same shape and stride
+    ptrdiff_t key_stride;
+    int length;
+    int width;                 // columns of the head, a multiple of kLanes
+    float scale;
+    float* scratch;            // float[attention_scratch(length, width)], 64-byte aligned
+};
+
+// Floats of working memory for one AttentionHead: the keys transposed and the scores of one tile. Linear in length.
+static constexpr size_t attention_scratch(int length, int width) {
+    return static_cast<size_t>(width + kQueryTile) * static_cast<size_t>(round_up(length, kLanes));
+}
+
+struct Kernels {
+    const char* name;
+
+    // quantized[r] = round(x[r] / scale), scale = max |x[r]| / 127.   x: float[rows][width]
+    void (*quantize)(const float* x, int rows, int width, const Int8Rows& quantized);
+
+    // The same after GELU; x is overwritten.
+    void (*gelu_quantize)(float* x, int rows, int width, const GeluCurve& curve, const Int8Rows& quantized);
+
+    // out[r] = rows[r] * weights' + bias (+ residual[r]).   rows: [count][inputs]; out and residual: float[count], rows
+    // `stride` floats apart, `outputs` columns written. residual may be null.
+    void (*linear_int8)(const Int8Weights& weights, const Int8Rows& rows, int count, const float* residual, float* out,
+                        ptrdiff_t stride);
+    void (*linear_float)(const FloatWeights& weights, const float* rows, int count, const float* residual, float* out,
+                         ptrdiff_t stride);
+
+    // out[r] = (x[r] - mean) / sqrt(variance + eps) * gain + shift over the first `size` columns; the other columns of
+    // `width` become 0 because gain and shift are 0 there. out may be x.
+    void (*layer_norm)(const float* x, int rows, int size, int width, const float* gain, const float* shift, float eps,
+                       float* out);
+
+    void (*attention)(const AttentionHead& head);
+};
+
+const Kernels& portable_kernels();
+#if defined(__x86_64__)
+const Kernels& avx512vnni_kernels();
+#endif
+
+}  // namespace shortlist

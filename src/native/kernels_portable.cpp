@@ -1,0 +1,154 @@
+// The reference kernels: plain loops in C++17 that say what each kernel computes, for any processor.
+// The loops over 64 outputs or over a row's columns are written so that compilers turn them into vector code.
+#include <cmath>
+
+#include "kernels.h"
+
+namespace shortlist {
+namespace {
+
+// Rounds to nearest, ties to even, as the vector instructions do; |x| < 2^22. (Adding 1.5 * 2^23 leaves no fraction bits.)
+inline float round_to_even(float x) {
+    constexpr float kShift = 12582912.0f;
+    return (x + kShift) - kShift;
+}
+
+// float[width] -> int8[width], scale and offset of the row.
+void quantize_row(const float* x, int width, int8_t* values, float* scale, int32_t* offset) {
+    float largest = 0.0f;
+    for (int k = 0; k < width; k++) largest = std::fabs(x[k]) > largest ? std::fabs(x[k]) : largest;
+    if (!(largest > 1e-12f)) largest = 1e-12f;
+    const float inverse = 127.0f / largest;
+    int32_t sum = 0;
+    for (int k = 0; k < width; k++) {
+        const int32_t q = static_cast<int32_t>(round_to_even(x[k] * inverse));
+        values[k] = static_cast<int8_t>(q);
+        sum += q;
+    }
+    *scale = largest / 127.0f;
+    *offset = 128 * sum;
+}
+
+void quantize(const float* x, int rows, int width, const Int8Rows& out) {
+    for (int r = 0; r < rows; r++) {
+        const ptrdiff_t at = static_cast<ptrdiff_t>(r) * width;
+        quantize_row(x + at, width, out.values + at, out.scales + r, out.offsets + r);
+    }
+}
+
+float gelu(float x, const GeluCurve& curve) {
+    const float z = x < -curve.limit ? -curve.limit : x > curve.limit ? curve.limit : x;
+    const float t = z * z * (2.0f / (curve.limit * curve.limit)) - 1.0f;
+    float p = curve.terms[kGeluTerms - 1];
+    for (int i = kGeluTerms - 2; i >= 0; i--) p = p * t + curve.terms[i];
+    return x * (z * p + 0.5f);
+}
+
+void gelu_quantize(float* x, int rows, int width, const GeluCurve& curve, const Int8Rows& out) {
+    for (int r = 0; r < rows; r++) {
+        const ptrdiff_t at = static_cast<ptrdiff_t>(r) * width;
+        for (int k = 0; k < width; k++) x[at + k] = gelu(x[at + k], curve);
+        quantize_row(x + at, width, out.values + at, out.scales + r, out.offsets + r);
+    }
+}
+
+// For each output n of a panel: sum over k of (byte[n][k]) * row[k], exact in int32.
+void dot_panel_int8(const uint8_t* panel, const int8_t* row, int inputs, int32_t* sums) {
+    for (int n = 0; n < kPanel; n++) sums[n] = 0;
+    for (int k = 0; k < inputs; k += 4, panel += 4 * kPanel) {
+        for (int n = 0; n < kPanel; n++) {
+            const uint8_t* w = panel + 4 * n;
+            sums[n] += w[0] * row[k] + w[1] * row[k + 1] + w[2] * row[k + 2] + w[3] * row[k + 3];
+        }
+    }
+}
+
+void linear_int8(const Int8Weights& weights, const Int8Rows& rows, int count, const float* residual, float* out,
+                 ptrdiff_t stride) {
+    for (int first = 0; first < weights.outputs; first += kPanel) {
+        const uint8_t* panel = weights.panels + static_cast<ptrdiff_t>(first) * weights.inputs;
+        for (int r = 0; r < count; r++) {
+            int32_t sums[kPanel];
+            dot_panel_int8(panel, rows.values + static_cast<ptrdiff_t>(r) * weights.inputs, weights.inputs, sums);
+            const ptrdiff_t at = r * stride + first;
+            for (int n = 0; n < kPanel; n++) {
+                const float scale = weights.scales[first + n] * rows.scales[r];
+                const float value = static_cast<float>(sums[n] - rows.offsets[r]) * scale + weights.bias[first + n];
+                out[at + n] = residual ? value + residual[at + n] : value;
+            }
+        }
+    }
+}
+
+void linear_float(const FloatWeights& weights, const float* rows, int count, const float* residual, float* out,
+                  ptrdiff_t stride) {
+    for (int first = 0; first < weights.outputs; first += kPanel) {
+        const float* panel = weights.panels + static_cast<ptrdiff_t>(first) * weights.inputs;
+        for (int r = 0; r < count; r++) {
+            const float* row = rows + static_cast<ptrdiff_t>(r) * weights.inputs;
+            float sums[kPanel] = {};
+            for (int k = 0; k < weights.inputs; k++) {
+                for (int n = 0; n < kPanel; n++) sums[n] += row[k] * panel[static_cast<ptrdiff_t>(k) * kPanel + n];
+            }
+            const ptrdiff_t at = r * stride + first;
+            for (int n = 0; n < kPanel; n++) {
+                const float value = sums[n] + weights.bias[first + n];
+                out[at + n] = residual ? value + residual[at + n] : value;
+            }
+        }
+    }
+}
+
+void layer_norm(const float* x, int rows, int size, int width, const float* gain, const float* shift, float eps, float* out) {
+    for (int r = 0; r < rows; r++, x += width, out += width) {
+        float sum = 0.0f;
+        for (int k = 0; k < size; k++) sum += x[k];
+        const float mean = sum / static_cast<float>(size);
+        float squares = 0.0f;
+        for (int k = 0; k < size; k++) squares += (x[k] - mean) * (x[k] - mean);
+        const float inverse = 1.0f / std::sqrt(squares / static_cast<float>(size) + eps);
+        for (int k = 0; k < width; k++) out[k] = (x[k] - mean) * inverse * gain[k] + shift[k];
+    }
+}
+
+// scores[j] = exp((query . key j) * scale - maximum); returns 1 / sum of them.
+float softmax_scores(const AttentionHead& head, const float* query, float* scores) {
+    float largest = -INFINITY;
+    for (int j = 0; j < head.length; j++) {
+        const float* key = head.keys + j * head.key_stride;
+        float dot = 0.0f;
+        for (int d = 0; d < head.width; d++) dot += query[d] * key[d];
+        scores[j] = dot * head.scale;
+        largest = scores[j] > largest ? scores[j] : largest;
+    }
+    float sum = 0.0f;
+    for (int j = 0; j < head.length; j++) {
+        scores[j] = std::exp(scores[j] - largest);
+        sum += scores[j];
+    }
+    return 1.0f / sum;
+}
+
+void attention(const AttentionHead& head) {
+    float* scores = head.scratch;
+    for (int i = 0; i < head.queries; i++) {
+        const float inverse = softmax_scores(head, head.query + i * head.query_stride, scores);
+        float* context = head.context + i * head.query_stride;   // the query row is read: its memory may be overwritten
+        for (int d = 0; d < head.width; d++) context[d] = 0.0f;
+        for (int j = 0; j < head.length; j++) {
+            const float* value = head.values + j * head.key_stride;
+            for (int d = 0; d < head.width; d++) context[d] += scores[j] * value[d];
+        }
+        for (int d = 0; d < head.width; d++) context[d] *= inverse;
+    }
+}
+
+}  // namespace
+
+const Kernels& portable_kernels() {
+    static const Kernels kernels{"portable",   quantize,   gelu_quantize, linear_int8,
+                                 linear_float, layer_norm, attention};
+    return kernels;
+}
+
+}  // namespace shortlist

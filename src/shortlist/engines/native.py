@@ -1,0 +1,194 @@
+"""The native engine: runs one frozen network over ragged token sequences on the CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from shortlist import _native
+from shortlist.errors import BadInput, ModelError
+from shortlist.models.network import HEADS, TABLE, Array, Network
+from shortlist.types import ByteArray, FloatArray, IntArray, Tokens
+
+PRECISIONS = ("int8", "float32")
+POOLINGS = ("cls", "mean", "none", "score")
+
+
+class NativeEngine:
+    """One network, packed for this processor.
+
+    precision "int8" quantises weights once per output channel (symmetric) and activations per token; sums are exact
+    int32, everything between the linear layers is float32. "float32" is for comparison.
+
+    Thread-safe; the interpreter is free while it computes. The result of a sequence is the same to the last bit
+    whatever else is in the batch, in whatever order, and with any number of threads.
+
+    Raises ModelError when a weight is NaN or infinite; BadInput for an unknown precision or instruction set.
+    """
+
+    def __init__(self, network: Network, *, precision: str = "int8", threads: int | None = None) -> None:
+        if precision not in PRECISIONS:
+            raise BadInput(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
+        if threads is not None and threads < 1:
+            raise BadInput(f"threads={threads}; expected at least 1, or None for as many as this process may use.")
+        self._threads = threads or available_cpus()
+        self._network = network
+        self._instruction_set = _chosen_instruction_set()
+        try:
+            self._native = _native.Network(
+                hidden=network.hidden_size,
+                layers=network.layers,
+                heads=network.heads,
+                intermediate=network.intermediate_size,
+                vocabulary=network.vocab_size,
+                positions=network.first_position + network.max_positions,
+                first_position=network.first_position,
+                token_types=network.type_vocab_size,
+                labels=network.labels,
+                eps=network.layer_norm_eps,
+                tanh_gelu=network.activation == "gelu_tanh",
+                int8=precision == "int8",
+                instruction_set=self._instruction_set,
+                tensors=_arrays(network),
+            )
+        except ValueError as error:
+            raise ModelError(f"the network cannot be used: {error}.") from error
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers in a state."""
+        return self._network.hidden_size
+
+    @property
+    def layers(self) -> int:
+        """Layers of the network."""
+        return self._network.layers
+
+    @property
+    def labels(self) -> int:
+        """Outputs of the score head; 0 without one."""
+        return self._network.labels
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that a sequence may have."""
+        return self._network.max_positions
+
+    @property
+    def instruction_set(self) -> str:
+        """The instruction set that the kernels use: one of `available_instruction_sets()`."""
+        return self._instruction_set
+
+    def run(self, tokens: Tokens, pooling: str) -> FloatArray:
+        """The network's output; vectors are not normalised.
+
+        pooling "cls" (state of the first token) or "mean" -> float32[n, hidden_size]; "none" -> float32[total,
+        hidden_size], the state of every token; "score" -> float32[n, labels], raw logits of the score head.
+
+        Where a network has one token type only, segments are ignored.
+
+        Raises BadInput for ids outside the vocabulary, empty or too long sequences, arrays of another type, and "score"
+        without a score head; ModelError when a row of the token table is NaN or infinite.
+        """
+        if pooling not in POOLINGS:
+            raise BadInput(f"pooling={pooling!r}; expected one of {', '.join(POOLINGS)}.")
+        if pooling == "score" and not self.labels:
+            raise BadInput('pooling="score", but this network has no score head. Use cls, mean or none.')
+        ids, segments, offsets = self._checked(tokens)
+        rows = len(ids) if pooling == "none" else len(offsets) - 1
+        out = np.empty((rows, self.labels if pooling == "score" else self.hidden_size), np.float32)
+        try:
+            self._native.run(ids, segments, offsets, pooling, self._threads, out)
+        except ValueError as error:
+            raise ModelError(f"the network cannot be used: {error}.") from error
+        return out
+
+    def _checked(self, tokens: Tokens) -> tuple[IntArray, ByteArray, IntArray]:
+        """The batch's arrays, contiguous, after every value that the native code relies on has been checked."""
+        for name, array, kind in (
+            ("ids", tokens.ids, np.int32),
+            ("segments", tokens.segments, np.uint8),
+            ("offsets", tokens.offsets, np.int32),
+        ):
+            if not isinstance(array, np.ndarray) or array.dtype != kind or array.ndim != 1:
+                found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+                raise BadInput(f"tokens.{name} is {found}; expected a one-dimensional array of {np.dtype(kind).name}.")
+        ids, segments, offsets = map(np.ascontiguousarray, (tokens.ids, tokens.segments, tokens.offsets))
+        self._check_offsets(offsets, len(ids), len(segments))
+        if len(ids):
+            self._check_values(ids, segments)
+        return ids, segments, offsets
+
+    def _check_offsets(self, offsets: IntArray, ids: int, segments: int) -> None:
+        if segments != ids:
+            raise BadInput(f"tokens has {ids} ids but {segments} segments; expected one segment for each id.")
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != ids:
+            raise BadInput(f"tokens.offsets must begin with 0 and end with {ids}, the number of ids.")
+        lengths = np.diff(offsets.astype(np.int64))
+        if (lengths < 1).any():
+            at = int(np.argmax(lengths < 1))
+            raise BadInput(f"sequence {at} has {lengths[at]} tokens; expected at least 1.")
+        if (lengths > self.max_tokens).any():
+            at = int(np.argmax(lengths > self.max_tokens))
+            raise BadInput(f"sequence {at} has {lengths[at]} tokens; this network takes at most {self.max_tokens}. Truncate it.")
+
+    def _check_values(self, ids: IntArray, segments: ByteArray) -> None:
+        low, high, vocabulary = int(ids.min()), int(ids.max()), self._network.vocab_size
+        if low < 0 or high >= vocabulary:
+            raise BadInput(
+                f"token id {low if low < 0 else high} is outside the vocabulary of {vocabulary} tokens. "
+                "Encode the text with this model's own tokenizer."
+            )
+        types = self._network.type_vocab_size
+        if types > 1 and int(segments.max()) >= types:
+            raise BadInput(f"segment {int(segments.max())} is given, but this network knows segments 0 to {types - 1}.")
+
+
+def available_instruction_sets() -> list[str]:
+    """Names of the instruction sets that this processor can run, best first; the last is always "portable"."""
+    return _native.instruction_sets()
+
+
+def _chosen_instruction_set() -> str:
+    """The best instruction set, or the one that the environment variable SHORTLIST_ISA names."""
+    available = available_instruction_sets()
+    wanted = os.environ.get("SHORTLIST_ISA", "") or available[0]
+    if wanted not in available:
+        raise BadInput(f"SHORTLIST_ISA={wanted!r} cannot run here; available are {', '.join(available)}.")
+    return wanted
+
+
+def available_cpus() -> int:
+    """Processors that this process may use: its affinity, limited by the container's CPU quota; at least 1."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    return count if quota is None else max(1, min(count, round(quota)))
+
+
+def _cgroup_quota(root: Path) -> float | None:
+    """Processors' worth of time that the control group allows (version 2, else version 1); None without a limit."""
+    try:
+        if (root / "cpu.max").is_file():
+            quota, period = (root / "cpu.max").read_text().split()[:2]
+        else:
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        limit = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no control groups here, or "max": no limit
+        return None
+    return limit if limit > 0 else None
+
+
+def _arrays(network: Network) -> dict[str, Array]:
+    """All tensors by the names that the native code knows; the score head's layers get one name for both families."""
+    arrays = {TABLE: network.table, **network.tensors}
+    if network.table_scale is not None:
+        arrays[f"{TABLE}_scale"] = network.table_scale
+    if not network.head:
+        return arrays
+    for theirs, ours in zip(HEADS[network.head], ("head.dense", "head.output"), strict=True):
+        for part in ("weight", "weight_scale", "bias", "bias_scale"):
+            if f"{theirs}.{part}" in arrays:
+                arrays[f"{ours}.{part}"] = arrays.pop(f"{theirs}.{part}")
+    return arrays
