@@ -6,7 +6,7 @@ import math
 import random
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,11 +25,13 @@ class HashEncoder:
     """Character trigrams, hashed to signs of `dims` sums, normalised: similar texts get similar vectors."""
 
     def __init__(self, dims: int = 48, name: str = "hash-trigrams", max_chars: int = 2000) -> None:
-        self.name, self.dims, self.max_chars = name, dims, max_chars
+        self.name, self.address, self.dims, self.max_chars = name, name, dims, max_chars
         self.fingerprint = f"{zlib.crc32(f'{name} {dims}'.encode()):08x}" * 8
         self.encoded = 0
 
-    def encode_counted(self, texts: Sequence[str], *, kind: str = "") -> tuple[FloatArray, IntArray]:
+    def encode_counted(
+        self, texts: Sequence[str], *, kind: str = "", progress: Callable[[int, int | None], None] | None = None
+    ) -> tuple[FloatArray, IntArray]:
         vectors = np.zeros((len(texts), self.dims), dtype=np.float32)
         for row, text in enumerate(texts):
             kept = f" {text[: self.max_chars].lower()} "
@@ -37,6 +39,8 @@ class HashEncoder:
                 number = zlib.crc32(gram.encode())
                 vectors[row, number % self.dims] += 1 if number & 0x10000 else -1
         self.encoded += len(texts)
+        if progress is not None:
+            progress(len(texts), len(texts))
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         cut = np.array([max(0, len(text) - self.max_chars) for text in texts], dtype=np.int32)
         return vectors / np.where(lengths > 0, lengths, 1), cut

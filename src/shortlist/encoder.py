@@ -62,6 +62,11 @@ class Encoder:
         return self.card.name
 
     @property
+    def address(self) -> str:
+        """What `load` takes to get this model again: its name if that leads here, else the folder's full path."""
+        return models.address(self.folder, self.card)
+
+    @property
     def dims(self) -> int:
         """Numbers of a vector."""
         return self.card.dims

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,7 +16,7 @@ from shortlist.errors import BadInput, ModelMismatch
 from shortlist.fuse import rrf, weighted_sum
 from shortlist.quantize import checked_vectors, to_half
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
-from shortlist.stores.truth import Row
+from shortlist.stores.truth import Effort, Row
 from shortlist.text import clean, detect_language
 from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
@@ -119,6 +120,11 @@ class Index:
         return self._store.manifest
 
     @property
+    def offline(self) -> Effort:
+        """Seconds spent once, when passages were added: `analyze_s` on terms and `encode_s` on vectors."""
+        return self._store.effort()
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Languages in which the passages were analysed, sorted; "" stands for those of an unknown one."""
         return self._store.snapshot().languages
@@ -135,7 +141,7 @@ class Index:
                 )
             from shortlist.encoder import Encoder
 
-            encoder = Encoder.load(wanted["name"])
+            encoder = Encoder.load(wanted["address"])
             _refuse_other_encoder(self._store, encoder)
             self._encoder = encoder
         return self._encoder
@@ -145,8 +151,8 @@ class Index:
     def add(self, passages: Iterable[Passage], *, progress: Callable[[int, int | None], None] | None = None) -> Added:
         """Add passages, read from the iterable as they are needed; durable when it returns.
 
-        They are committed in batches of 2,000 (fewer if they are long); `progress(done, total or None)` is called after each
-        commit. A batch is stored as a whole or not at all: an interruption or an error costs the batch in flight, never a
+        They are committed in batches of 2,000 (fewer if they are long); `progress(done, total or None)` is called as
+        passages are encoded and after each commit. A batch is stored as a whole or not at all: an interruption or an error costs the batch in flight, never a
         committed one. Raises BadInput (nothing of that batch is stored) for what is no Passage, an id that is empty or
         already known, text that is no str or holds lone surrogates, and metadata that JSON cannot hold. NUL and other control
         characters become spaces. A single passage costs a commit of its own, tens of milliseconds: add many at a time.
@@ -155,32 +161,37 @@ class Index:
             raise BadInput("add() takes an iterable of passages; for a single one write add([passage]).")
         self._store.refuse_reader()
         total = len(passages) if isinstance(passages, Sized) else None
+        say = progress or (lambda done, total: None)
         added = Added(0, 0)
         try:
             for batch in _batches(passages):
-                added = Added(added.count + len(batch), added.truncated + self._add_batch(batch))
-                if progress is not None:
-                    progress(added.count, total)
+                stored = added.count
+                truncated = self._add_batch(batch, partial(_say_further, say, stored, total))
+                added = Added(stored + len(batch), added.truncated + truncated)
+                say(added.count, total)
         except BadInput as error:
             if added.count:
                 raise BadInput(f"{error} The {added.count} passages of the batches before it are stored.") from error
             raise
         return added
 
-    def _add_batch(self, batch: Sequence[Passage]) -> int:
+    def _add_batch(self, batch: Sequence[Passage], progress: Callable[[int, int | None], None]) -> int:
         """Store a batch of checked passages; returns how many were cut for the encoder."""
         self._refuse_known(batch)
         contents = [passage.content for passage in batch]
         truncated = 0
+        timings: dict[str, float] = {}
         langs = [passage.lang or detect_language(content) for passage, content in zip(batch, contents, strict=True)]
         rows = [Row(passage, lang) for passage, lang in zip(batch, langs, strict=True)]
         if self._store.dims:
-            vectors, cut = self.encoder.encode_counted(contents, kind="passage")
+            with _Clock(timings, "encode"):
+                vectors, cut = self.encoder.encode_counted(contents, kind="passage", progress=progress)
             truncated = int((cut > 0).sum())
             halves = to_half(checked_vectors(vectors, len(batch), self._store.dims))
             rows = [replace(row, half=half) for row, half in zip(rows, halves, strict=True)]
-        terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
-        self._store.append(rows, terms)
+        with _Clock(timings, "analyze"):
+            terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
+        self._store.append(rows, terms, Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000))
         return truncated
 
     def _refuse_known(self, batch: Sequence[Passage]) -> None:
@@ -341,8 +352,13 @@ class _Search:
         return Ranking(self.query, hits, self.timings, tuple(self.notes))
 
 
+def _say_further(say: Callable[[int, int | None], None], before: int, total: int | None, done: int, _: int | None) -> None:
+    """Report `done` of a batch that began after `before` others."""
+    say(before + done, total)
+
+
 def _identity(encoder: Encoder) -> dict[str, Any]:
-    return {"name": encoder.name, "fingerprint": encoder.fingerprint, "dims": encoder.dims}
+    return {"name": encoder.name, "address": encoder.address, "fingerprint": encoder.fingerprint, "dims": encoder.dims}
 
 
 def _refuse_other_encoder(store: EmbeddedStore, encoder: Encoder) -> None:

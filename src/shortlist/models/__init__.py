@@ -2,6 +2,6 @@
 
 from shortlist.models.card import ModelCard, read_card
 from shortlist.models.fingerprint import fingerprint
-from shortlist.models.registry import Available, available, fetch, home, resolve, verify
+from shortlist.models.registry import Available, address, available, fetch, home, resolve, verify
 
-__all__ = ["Available", "ModelCard", "available", "fetch", "fingerprint", "home", "read_card", "resolve", "verify"]
+__all__ = ["Available", "ModelCard", "address", "available", "fetch", "fingerprint", "home", "read_card", "resolve", "verify"]

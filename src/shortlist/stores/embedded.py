@@ -34,7 +34,7 @@ from shortlist.errors import BadInput, IndexFormatError
 from shortlist.quantize import HalfArray
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
-from shortlist.stores.truth import FORMAT, START, Point, Row, Truth
+from shortlist.stores.truth import FORMAT, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Vectors, append_rows, rows_of, stride
 from shortlist.types import ByteArray, FloatArray, Passage
 
@@ -228,15 +228,20 @@ class EmbeddedStore:
         if self._lock is None:
             raise BadInput(f"{self.path} is not open for writing. Open it with Index.open(path, write=True) to change it.")
 
-    def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]]) -> None:
+    def effort(self) -> Effort:
+        """What all passages ever added have cost."""
+        return self._truth.effort()
+
+    def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]], effort: Effort = Effort()) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
 
-        terms  the analysed content, one list a passage
+        terms   the analysed content, one list a passage
+        effort  what it took to make these rows and terms
         """
         self.refuse_reader()
         with self._writing, disk_full_explained(self.path):
             self._catch_up()
-            point = self._truth.append(rows)
+            point = self._truth.append(rows, effort)
             state = self._extend_terms(self._published, point.slots, terms)
             state = self._extend_vectors(state, point.slots, [row.half for row in rows if row.half is not None])
             self._publish(replace(state, point=point))

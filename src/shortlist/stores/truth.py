@@ -29,8 +29,9 @@ FORMAT = 1
 _SCHEMA = """
 PRAGMA application_id = 1397247059;
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE state (generation INTEGER NOT NULL, slots INTEGER NOT NULL);
-INSERT INTO state VALUES (0, 0);
+CREATE TABLE state (
+    generation INTEGER NOT NULL, slots INTEGER NOT NULL, analyze_s REAL NOT NULL, encode_s REAL NOT NULL);
+INSERT INTO state VALUES (0, 0, 0, 0);
 CREATE TABLE passages (
     slot INTEGER PRIMARY KEY, id TEXT NOT NULL, text TEXT NOT NULL, title TEXT NOT NULL, lang TEXT NOT NULL,
     analysed_as TEXT NOT NULL, meta TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (id, deleted));
@@ -50,6 +51,14 @@ class Point:
 
 
 START = Point(0, 0)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Seconds of the work that is done once for every passage: `analyze_s` to terms, `encode_s` to vectors."""
+
+    analyze_s: float = 0.0
+    encode_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,11 @@ class Truth:
         """Where the committed state stands."""
         return Point(*self._rows("SELECT generation, slots FROM state")[0])
 
-    def append(self, rows: Sequence[Row]) -> Point:
+    def effort(self) -> Effort:
+        """What all passages ever added have cost."""
+        return Effort(*self._rows("SELECT analyze_s, encode_s FROM state")[0])
+
+    def append(self, rows: Sequence[Row], effort: Effort = Effort()) -> Point:
         """Commit passages under the next slots, all or none; returns where the index stands after it."""
         with self._transaction() as before:
             slots = range(before.slots, before.slots + len(rows))
@@ -115,7 +128,10 @@ class Truth:
             halves = ((slot, row.half.tobytes()) for slot, row in zip(slots, rows, strict=True) if row.half is not None)
             self._db.executemany("INSERT INTO vectors VALUES (?, ?)", halves)
             self._count_languages((row.analysed_as for row in rows), 1)
-            self._db.execute("UPDATE state SET generation = generation + 1, slots = ?", (slots.stop,))
+            self._db.execute(
+                "UPDATE state SET generation = generation + 1, slots = ?, analyze_s = analyze_s + ?, encode_s = encode_s + ?",
+                (slots.stop, effort.analyze_s, effort.encode_s),
+            )
         return Point(before.generation + 1, slots.stop)
 
     def delete(self, ids: Sequence[str]) -> Point:
