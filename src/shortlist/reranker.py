@@ -62,8 +62,8 @@ class Reranker:
         shared = table_folder(folder, card)
         if card.table and table_fingerprint(shared) != card.table_fingerprint:
             raise ModelMismatch(
-                f"{card.name} was trained over the token table of {card.table} ({card.table_fingerprint[:12]}), but {shared} holds "
-                f"another ({table_fingerprint(shared)[:12]}). Remove that folder and run: shortlist models fetch {card.table}"
+                f"{card.name} was trained over the token table of {card.table} ({card.table_fingerprint[:12]}), but {shared} "
+                f"holds another ({table_fingerprint(shared)[:12]}). Remove that folder and run: shortlist models fetch {card.table}"
             )
         engine = NativeEngine(read_network(folder, shared), precision=precision, threads=threads)
         return cls(folder, card, Tokenizer.load(shared), engine)
