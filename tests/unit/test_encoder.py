@@ -95,7 +95,7 @@ def test_bad_input(encoder, texts):
 
 
 def test_lone_surrogates_are_named(encoder):
-    with pytest.raises(BadInput, match="text 300 holds a lone surrogate"):
+    with pytest.raises(BadInput, match=r"texts\[300\] holds a lone surrogate"):
         encoder.encode(["fine"] * 300 + ["a\udfffb"])
 
 

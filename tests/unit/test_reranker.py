@@ -38,8 +38,8 @@ def test_a_score_does_not_depend_on_its_company(reranker):
 
 
 def test_bad_input(reranker):
-    for query in ("", " \n", None, 3):
-        with pytest.raises(BadInput, match="query"):
+    for query in ("", " \n", None, 3, "a\ud800"):
+        with pytest.raises(BadInput, match="quer"):
             reranker.score(query, PASSAGES)
     for passages in ("one", [1], None):
         with pytest.raises(BadInput, match="passages"):
