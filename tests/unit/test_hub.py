@@ -64,12 +64,23 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/")
         self.server.requests[path] += 1
-        if path.startswith("api/models/tiny/encoder"):
+        if path.startswith("api/models/tiny/encoder/tree/"):
+            self.tree()
+        elif path.startswith("api/models/tiny/encoder"):
             self.about(path)
         elif path.startswith("tiny/encoder/resolve/"):
             self.file(*path.split("/", 4)[3:])
         else:
             self.refuse("RepoNotFound", 404)
+
+    def tree(self) -> None:
+        entries = []
+        for name, content in self.server.files.items():
+            entry = {"type": "file", "path": name, "oid": blob(content), "size": len(content)}
+            if is_large(name):
+                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            entries.append(entry)
+        self.send(json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def about(self, path: str) -> None:
         revision = path.partition("/revision/")[2] or "main"
@@ -126,6 +137,7 @@ def hub(tiny_encoder_folder, monkeypatch, tmp_path):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("SHORTLIST_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
