@@ -126,3 +126,12 @@ def test_a_flipped_bit_and_a_short_file_are_noticed(tmp_path):
     path.write_bytes(content[:-1])
     with pytest.raises(IndexFormatError, match="expected at least"):
         Vectors(path, 8, dims, sums)
+
+
+def test_the_instruction_set_can_be_chosen_from_outside(monkeypatch):
+    arguments = (np.zeros(8, np.uint8), 4, 8, np.zeros(4, np.int8), np.zeros(1, np.uint8), 1)
+    monkeypatch.setenv("SHORTLIST_ISA", "portable")
+    assert _native.scan_int8(*arguments)[0].tolist() == [0]
+    monkeypatch.setenv("SHORTLIST_ISA", "sse9")
+    with pytest.raises(ValueError, match="instruction set"):
+        _native.scan_int8(*arguments)
