@@ -91,9 +91,14 @@ def test_float32_equals_the_reference_on_any_shape(
     head_size: int, heads: int, intermediate: int, lengths: list[int], family: str, seed: int, tmp_path: Path
 ) -> None:
     folder = random_folder(
-        tmp_path, hidden=head_size * heads + (head_size * heads == 1), heads=heads if head_size * heads > 1 else 1,
-        intermediate=intermediate, family=family, layers=1, seed=seed,
-    )  # fmt: skip
+        tmp_path,
+        hidden=head_size * heads + (head_size * heads == 1),
+        heads=heads if head_size * heads > 1 else 1,
+        intermediate=intermediate,
+        family=family,
+        layers=1,
+        seed=seed,
+    )
     network = read_network(folder)
     tokens = random_tokens(network, lengths, seed)
     # Layer norm of a row whose numbers hardly differ divides by almost nothing: few columns make float32 visible.
@@ -131,7 +136,9 @@ def test_a_result_does_not_depend_on_its_company(precision: str, pooling: str, l
     engine = NativeEngine(network, precision=precision, threads=1)
     together = engine.run(tokens, pooling)
     for threads in (2, 3, 7):
-        np.testing.assert_array_equal(NativeEngine(network, precision=precision, threads=threads).run(tokens, pooling), together)
+        np.testing.assert_array_equal(
+            NativeEngine(network, precision=precision, threads=threads).run(tokens, pooling), together
+        )
     parts = [engine.run(tokens.take(i, i + 1), pooling) for i in range(len(tokens))]
     np.testing.assert_array_equal(np.concatenate(parts), together)
     order = np.random.default_rng(4).permutation(len(tokens))
@@ -209,7 +216,9 @@ def test_every_float16_is_read_right(tmp_path: Path) -> None:
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = np.where(np.isfinite(halves), halves, np.float16(1)).reshape(-1, 64)
     network = read_network(random_folder(tmp_path, hidden=64, heads=4, layers=1, vocabulary=len(halves), positions=len(halves)))
-    zeros = {name: np.zeros_like(network.tensors[name]) for name in network.tensors if "position_" in name or "token_type" in name}
+    zeros = {
+        name: np.zeros_like(network.tensors[name]) for name in network.tensors if "position_" in name or "token_type" in name
+    }
     network = replace(network, table=halves, tensors={**network.tensors, **zeros})
     tokens = random_tokens(network, [1] * len(halves))
     tokens = Tokens(np.arange(len(halves), dtype=np.int32), tokens.segments, tokens.offsets)
@@ -289,12 +298,14 @@ def test_settings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BadInput, match="threads=0"):
         NativeEngine(network, threads=0)
     monkeypatch.setenv("SHORTLIST_ISA", "sse9")
-    with pytest.raises(BadInput, match="SHORTLIST_ISA='sse9' cannot run here; available are .*portable"):
+    with pytest.raises(BadInput, match=r"SHORTLIST_ISA='sse9' cannot run here; available are .*portable"):
         NativeEngine(network)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.key.bias", "embeddings.LayerNorm.weight"])
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.key.bias", "embeddings.LayerNorm.weight"]
+)
 def test_weights_that_are_not_finite(name: str, value: float, tmp_path: Path) -> None:
     network = read_network(random_folder(tmp_path))
     broken = np.array(network.tensors[name])
