@@ -24,7 +24,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Array]) -> None:
     header, data = {}, b""
     for name, array in tensors.items():
         raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": NAMES[array.dtype.name], "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": NAMES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -73,7 +77,10 @@ def random_folder(
             ("intermediate.dense", intermediate, hidden),
             ("output.dense", hidden, intermediate),
         ):
-            tensors[f"{place}{name}.weight"], tensors[f"{place}{name}.bias"] = matrix(outputs, inputs, size=1.5), vector(outputs)
+            tensors[f"{place}{name}.weight"], tensors[f"{place}{name}.bias"] = (
+                matrix(outputs, inputs, size=1.5),
+                vector(outputs),
+            )
         for norm in ("attention.output.LayerNorm", "output.LayerNorm"):
             tensors[f"{place}{norm}.weight"], tensors[f"{place}{norm}.bias"] = vector(hidden, 1), vector(hidden)
     tensors = {prefix + name: array for name, array in tensors.items()}

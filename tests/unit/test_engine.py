@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,31 +42,40 @@ def head_of(shape: dict) -> str:
     return "roberta" if shape.get("family") == "xlm-roberta" else "bert"
 
 
+def expected_of(reference: ReferenceNetwork, tokens: Tokens) -> dict[str, np.ndarray]:
+    """What the reference gives in each pooling."""
+    states = [reference.states(tokens.ids[a:b], tokens.segments[a:b]) for a, b in pairwise(tokens.offsets)]
+    return {pooling: np.concatenate([reference.pool(s, pooling) for s in states]).astype(np.float32) for pooling in POOLINGS}
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_float32_equals_the_reference(shape: dict, level: str, tmp_path: Path) -> None:
     network = read_network(random_folder(tmp_path, **shape, head=head_of(shape), labels=3))
     engine = NativeEngine(network, precision="float32", threads=2)
     assert engine.instruction_set == level
     tokens = random_tokens(network, LENGTHS)
-    for pooling in POOLINGS:
-        expected = ReferenceNetwork(network).run(tokens, pooling)
+    for pooling, expected in expected_of(ReferenceNetwork(network), tokens).items():
         np.testing.assert_allclose(engine.run(tokens, pooling), expected, rtol=1e-5, atol=1e-5, err_msg=pooling)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int8_computes_what_the_reference_rounds(shape: dict, level: str, tmp_path: Path) -> None:
-    """Against the reference with the same rounding only a rare activation at a step's edge differs; against the one
-    without rounding the loss is what 8 bits cost in a random network of few columns."""
+    """Integer sums are exact, so one layer equals the reference with the same rounding, but for the rare activation that
+    lies at the edge of an int8 step and falls to the other side. A second layer spreads such differences; they stay small
+    beside what rounding itself costs."""
     network = read_network(random_folder(tmp_path, **shape, head=head_of(shape), labels=3))
     engine = NativeEngine(network, threads=2)
     tokens = random_tokens(network, LENGTHS)
-    rounded, exact = ReferenceNetwork(network, int8=True), ReferenceNetwork(network)
+    rounded, exact = (expected_of(ReferenceNetwork(network, int8=int8), tokens) for int8 in (True, False))
     for pooling in ("cls", "mean", "none"):
         states = engine.run(tokens, pooling)
-        assert np.median(np.abs(states - rounded.run(tokens, pooling))) < 2e-4, pooling
-        assert cosines(states, rounded.run(tokens, pooling)).min() > 0.9995, pooling
-        assert cosines(states, exact.run(tokens, pooling)).min() > 0.99, pooling
-    np.testing.assert_allclose(engine.run(tokens, "score"), rounded.run(tokens, "score"), atol=0.05)
+        if network.layers == 1 and pooling == "none":
+            assert np.median(np.abs(states - rounded[pooling])) < 1e-5
+        assert cosines(states, rounded[pooling]).min() > 0.9997, pooling
+        assert cosines(states, exact[pooling]).min() > 0.998, pooling
+        loss, cost = 1 - cosines(states, rounded[pooling]), 1 - cosines(states, exact[pooling])
+        assert loss.mean() < 0.4 * cost.mean(), pooling
+    np.testing.assert_allclose(engine.run(tokens, "score"), rounded["score"], atol=0.05)
 
 
 @given(
@@ -76,14 +86,19 @@ def test_int8_computes_what_the_reference_rounds(shape: dict, level: str, tmp_pa
     family=st.sampled_from(["bert", "xlm-roberta"]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_float32_equals_the_reference_on_any_shape(
     head_size: int, heads: int, intermediate: int, lengths: list[int], family: str, seed: int, tmp_path: Path
 ) -> None:
     folder = random_folder(
-        tmp_path, hidden=head_size * heads + (head_size * heads == 1), heads=heads if head_size * heads > 1 else 1,
-        intermediate=intermediate, family=family, layers=1, seed=seed,
-    )  # fmt: skip
+        tmp_path,
+        hidden=head_size * heads + (head_size * heads == 1),
+        heads=heads if head_size * heads > 1 else 1,
+        intermediate=intermediate,
+        family=family,
+        layers=1,
+        seed=seed,
+    )
     network = read_network(folder)
     tokens = random_tokens(network, lengths, seed)
     # Layer norm of a row whose numbers hardly differ divides by almost nothing: few columns make float32 visible.
@@ -95,18 +110,20 @@ def test_float32_equals_the_reference_on_any_shape(
 @pytest.mark.skipif(len(available_instruction_sets()) < 2, reason="this processor has the portable kernels only")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_levels_agree(shape: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Integer sums are exact on every level. The float steps around them differ in their last bits, which now and then
-    moves an activation to the next int8 step: between levels that leaves 1e-5 in the typical number, not in the worst."""
-    network = read_network(random_folder(tmp_path, **shape))
-    tokens = random_tokens(network, LENGTHS)
-    outputs = {}
-    for name in available_instruction_sets():
-        monkeypatch.setenv("SHORTLIST_ISA", name)
-        outputs[name] = NativeEngine(network, threads=1).run(tokens, "none")
-    for name in available_instruction_sets()[:-1]:
-        difference = np.abs(outputs[name] - outputs["portable"])
-        assert np.median(difference) < 1e-5
-        assert cosines(outputs[name], outputs["portable"]).min() > 0.9999
+    """One layer gives the same numbers to 1e-5 on every level (see the test above for the rare exception); deeper networks
+    spread the exceptions but stay together."""
+    tokens = None
+    for layers in (1, 3):
+        network = read_network(random_folder(tmp_path / str(layers), **{**shape, "layers": layers}))
+        tokens = tokens or random_tokens(network, LENGTHS)
+        outputs = {}
+        for name in available_instruction_sets():
+            monkeypatch.setenv("SHORTLIST_ISA", name)
+            outputs[name] = NativeEngine(network, threads=1).run(tokens, "none")
+        for name in available_instruction_sets()[:-1]:
+            if layers == 1:
+                assert np.median(np.abs(outputs[name] - outputs["portable"])) < 1e-5
+            assert cosines(outputs[name], outputs["portable"]).min() > 0.9995
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
@@ -114,12 +131,14 @@ def test_levels_agree(shape: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_result_does_not_depend_on_its_company(precision: str, pooling: str, level: str, tmp_path: Path) -> None:
     """Bit-identical alone, in a batch, in another order, with any number of threads."""
     network = read_network(random_folder(tmp_path, head="bert"))
-    lengths = np.random.default_rng(3).integers(1, 80, 120).tolist()
+    lengths = np.random.default_rng(3).integers(1, 60, 60).tolist()
     tokens = random_tokens(network, lengths)
     engine = NativeEngine(network, precision=precision, threads=1)
     together = engine.run(tokens, pooling)
     for threads in (2, 3, 7):
-        np.testing.assert_array_equal(NativeEngine(network, precision=precision, threads=threads).run(tokens, pooling), together)
+        np.testing.assert_array_equal(
+            NativeEngine(network, precision=precision, threads=threads).run(tokens, pooling), together
+        )
     parts = [engine.run(tokens.take(i, i + 1), pooling) for i in range(len(tokens))]
     np.testing.assert_array_equal(np.concatenate(parts), together)
     order = np.random.default_rng(4).permutation(len(tokens))
@@ -189,7 +208,7 @@ def test_stored_types(kind: str, precision: str, level: str, tmp_path: Path) -> 
     if precision == "float32":
         np.testing.assert_allclose(states, expected, rtol=1e-5, atol=1e-5)
     else:
-        assert cosines(states, expected).min() > 0.999
+        assert cosines(states, expected).min() > 0.998
 
 
 def test_every_float16_is_read_right(tmp_path: Path) -> None:
@@ -197,7 +216,9 @@ def test_every_float16_is_read_right(tmp_path: Path) -> None:
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     halves = np.where(np.isfinite(halves), halves, np.float16(1)).reshape(-1, 64)
     network = read_network(random_folder(tmp_path, hidden=64, heads=4, layers=1, vocabulary=len(halves), positions=len(halves)))
-    zeros = {name: np.zeros_like(network.tensors[name]) for name in network.tensors if "position_" in name or "token_type" in name}
+    zeros = {
+        name: np.zeros_like(network.tensors[name]) for name in network.tensors if "position_" in name or "token_type" in name
+    }
     network = replace(network, table=halves, tensors={**network.tensors, **zeros})
     tokens = random_tokens(network, [1] * len(halves))
     tokens = Tokens(np.arange(len(halves), dtype=np.int32), tokens.segments, tokens.offsets)
@@ -227,8 +248,8 @@ def test_no_sequences(level: str, tmp_path: Path) -> None:
 
 def test_long_sequences(level: str, tmp_path: Path) -> None:
     """More tokens than a block and than any position table of today's small models."""
-    network = read_network(random_folder(tmp_path, hidden=16, heads=2, layers=1, positions=1500))
-    tokens = random_tokens(network, [1500, 3, 1029])
+    network = read_network(random_folder(tmp_path, hidden=16, heads=2, layers=1, positions=1100))
+    tokens = random_tokens(network, [1100, 3, 1029])
     states = NativeEngine(network, precision="float32", threads=2).run(tokens, "mean")
     np.testing.assert_allclose(states, ReferenceNetwork(network).run(tokens, "mean"), rtol=1e-4, atol=1e-4)
 
@@ -277,12 +298,14 @@ def test_settings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BadInput, match="threads=0"):
         NativeEngine(network, threads=0)
     monkeypatch.setenv("SHORTLIST_ISA", "sse9")
-    with pytest.raises(BadInput, match="SHORTLIST_ISA='sse9' cannot run here; available are .*portable"):
+    with pytest.raises(BadInput, match=r"SHORTLIST_ISA='sse9' cannot run here; available are .*portable"):
         NativeEngine(network)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.key.bias", "embeddings.LayerNorm.weight"])
+@pytest.mark.parametrize(
+    "name", ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.key.bias", "embeddings.LayerNorm.weight"]
+)
 def test_weights_that_are_not_finite(name: str, value: float, tmp_path: Path) -> None:
     network = read_network(random_folder(tmp_path))
     broken = np.array(network.tensors[name])

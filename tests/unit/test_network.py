@@ -41,7 +41,9 @@ def test_roberta_positions_start_after_the_padding_id(tmp_path: Path) -> None:
     assert (network.family, network.pad_id, network.first_position, network.max_positions) == ("xlm-roberta", 1, 2, 88)
 
 
-@pytest.mark.parametrize(("family", "prefix", "head"), [("bert", "bert.", "bert"), ("roberta", "roberta.", "roberta"), ("bert", "", "")])
+@pytest.mark.parametrize(
+    ("family", "prefix", "head"), [("bert", "bert.", "bert"), ("roberta", "roberta.", "roberta"), ("bert", "", "")]
+)
 def test_prefixes_and_heads(family: str, prefix: str, head: str, tmp_path: Path) -> None:
     plain = read_network(random_folder(tmp_path / "plain", family=family, head=head, labels=3))
     prefixed = read_network(random_folder(tmp_path / "prefixed", family=family, head=head, labels=3, prefix=prefix))
@@ -54,7 +56,10 @@ def test_prefixes_and_heads(family: str, prefix: str, head: str, tmp_path: Path)
 
 def test_old_names_of_the_layer_norm(tmp_path: Path) -> None:
     tensors = read_safetensors(random_folder(tmp_path) / "model.safetensors")
-    old = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): np.array(a) for n, a in tensors.items()}
+    old = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): np.array(a)
+        for n, a in tensors.items()
+    }
     assert old.keys() != tensors.keys()
     write_safetensors(tmp_path / "model.safetensors", old)
     np.testing.assert_array_equal(read_network(tmp_path).tensors["embeddings.LayerNorm.bias"], old["embeddings.LayerNorm.beta"])
@@ -127,7 +132,7 @@ def test_int8_tensors_bring_their_scales(tmp_path: Path) -> None:
         ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small'"),
         ({"layer_norm_eps": -1}, "layer_norm_eps is -1"),
         ({"pad_token_id": 101}, "pad_token_id is 101"),
-        ({"model_type": "roberta", "pad_token_id": 95}, "leaves no position"),
+        ({"model_type": "roberta", "pad_token_id": 95}, "leaves none after pad_token_id=95"),
     ],
 )
 def test_config_that_does_not_fit(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -137,7 +142,9 @@ def test_config_that_does_not_fit(changes: dict[str, Any], message: str, tmp_pat
 
 
 def test_defaults_of_config(tmp_path: Path) -> None:
-    change_config(random_folder(tmp_path), hidden_act="absent", pad_token_id=None, type_vocab_size="absent", layer_norm_eps="absent")
+    change_config(
+        random_folder(tmp_path), hidden_act="absent", pad_token_id=None, type_vocab_size="absent", layer_norm_eps="absent"
+    )
     network = read_network(tmp_path)
     assert (network.activation, network.pad_id, network.type_vocab_size, network.layer_norm_eps) == ("gelu", 0, 2, 1e-12)
 
