@@ -32,12 +32,18 @@ Kind kind_of(const AnyArray& array, const std::string& name) {
 }
 
 Tensor tensor_of(const std::string& name, const AnyArray& array, const nb::dict& arrays) {
-    if (array.ndim() != 1 && array.ndim() != 2) throw std::invalid_argument("tensor " + name + " is neither a vector nor a matrix");
-    Tensor tensor{name, array.data(), kind_of(array, name), static_cast<int64_t>(array.shape(0)),
-                  array.ndim() == 2 ? static_cast<int64_t>(array.shape(1)) : 1, nullptr};
+    if (array.ndim() != 1 && array.ndim() != 2)
+        throw std::invalid_argument("tensor " + name + " is neither a vector nor a matrix");
+    Tensor tensor{name,
+                  array.data(),
+                  kind_of(array, name),
+                  static_cast<int64_t>(array.shape(0)),
+                  array.ndim() == 2 ? static_cast<int64_t>(array.shape(1)) : 1,
+                  nullptr};
     if (tensor.kind == Kind::kInt8) {
         const std::string scale_name = name + "_scale";
-        if (!arrays.contains(scale_name.c_str())) throw std::invalid_argument("tensor " + name + " is int8 and has no " + scale_name);
+        if (!arrays.contains(scale_name.c_str()))
+            throw std::invalid_argument("tensor " + name + " is int8 and has no " + scale_name);
         const auto scales = nb::cast<AnyArray>(arrays[scale_name.c_str()], false);
         if (kind_of(scales, scale_name) != Kind::kFloat32 || static_cast<int64_t>(scales.size()) != tensor.rows) {
             throw std::invalid_argument("tensor " + scale_name + " is not one float32 for each row of " + name);
@@ -68,27 +74,32 @@ Pooling pooling_named(const std::string& name) {
 
 class PyNetwork {
   public:
-    PyNetwork(int hidden, int layers, int heads, int intermediate, int vocabulary, int positions, int first_position, int token_types,
-              int labels, float eps, bool tanh_gelu, bool int8, const std::string& instruction_set, const nb::dict& arrays)
+    PyNetwork(int hidden, int layers, int heads, int intermediate, int vocabulary, int positions, int first_position,
+              int token_types, int labels, float eps, bool tanh_gelu, bool int8, const std::string& instruction_set,
+              const nb::dict& arrays)
         : arrays_(arrays) {
         Tensors tensors;
         for (const auto& [key, value] : arrays) {
             const auto name = nb::cast<std::string>(key);
             tensors.add(tensor_of(name, nb::cast<AnyArray>(value, false), arrays));
         }
-        const Config config{hidden, layers, heads, intermediate, vocabulary, positions, first_position, token_types, labels, eps, tanh_gelu, int8};
+        const Config config{hidden,         layers,      heads,  intermediate, vocabulary, positions,
+                            first_position, token_types, labels, eps,          tanh_gelu,  int8};
         network_ = std::make_unique<Network>(config, tensors, kernels_named(instruction_set));
         keep_table_only();
     }
 
-    void run(const Ids& ids, const Segments& segments, const Ids& offsets, const std::string& pooling, int threads, const Output& out) const {
+    void run(const Ids& ids, const Segments& segments, const Ids& offsets, const std::string& pooling, int threads,
+             const Output& out) const {
         const Pooling kind = pooling_named(pooling);
         const Config& config = network_->config();
         if (kind == Pooling::kScore && config.labels == 0) throw std::invalid_argument("the network has no score head");
-        if (offsets.size() < 1 || segments.size() != ids.size()) throw std::invalid_argument("ids, segments and offsets do not fit together");
+        if (offsets.size() < 1 || segments.size() != ids.size())
+            throw std::invalid_argument("ids, segments and offsets do not fit together");
         const size_t rows = kind == Pooling::kNone ? ids.size() : offsets.size() - 1;
         const int columns = kind == Pooling::kScore ? config.labels : config.hidden;
-        if (out.shape(0) != rows || out.shape(1) != static_cast<size_t>(columns)) throw std::invalid_argument("out has the wrong shape");
+        if (out.shape(0) != rows || out.shape(1) != static_cast<size_t>(columns))
+            throw std::invalid_argument("out has the wrong shape");
         const Batch batch{ids.data(), segments.data(), offsets.data(), static_cast<int>(offsets.size()) - 1};
         float* data = out.data();
         const nb::gil_scoped_release release;
@@ -110,13 +121,14 @@ class PyNetwork {
     std::unique_ptr<Network> network_;
 };
 
-}  // namespace
+}   // namespace
 
 void bind_network(nb::module_& m) {
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that can run here, best first.");
     nb::class_<PyNetwork>(m, "Network")
-        .def(nb::init<int, int, int, int, int, int, int, int, int, float, bool, bool, const std::string&, const nb::dict&>(), nb::kw_only(),
-             "hidden"_a, "layers"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a, "first_position"_a, "token_types"_a,
-             "labels"_a, "eps"_a, "tanh_gelu"_a, "int8"_a, "instruction_set"_a, "tensors"_a)
+        .def(nb::init<int, int, int, int, int, int, int, int, int, float, bool, bool, const std::string&, const nb::dict&>(),
+             nb::kw_only(), "hidden"_a, "layers"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a,
+             "first_position"_a, "token_types"_a, "labels"_a, "eps"_a, "tanh_gelu"_a, "int8"_a, "instruction_set"_a,
+             "tensors"_a)
         .def("run", &PyNetwork::run, "ids"_a, "segments"_a, "offsets"_a, "pooling"_a, "threads"_a, "out"_a.noconvert());
 }

@@ -13,10 +13,10 @@
 
 namespace shortlist {
 
-constexpr int kPanel = 64;           // columns that one panel of packed weights produces
-constexpr int kLanes = 16;           // head sizes and key counts are padded to this many floats
-constexpr int kGeluTerms = 9;        // coefficients of the polynomial in GeluCurve
-constexpr int kQueryTile = 8;        // query rows that attention works on together
+constexpr int kPanel = 64;      // columns that one panel of packed weights produces
+constexpr int kLanes = 16;      // head sizes and key counts are padded to this many floats
+constexpr int kGeluTerms = 9;   // coefficients of the polynomial in GeluCurve
+constexpr int kQueryTile = 8;   // query rows that attention works on together
 
 static constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * unit; }
 
@@ -30,11 +30,11 @@ struct Int8Rows {
 // A linear layer in int8. Panel p holds the outputs 64p..64p+63 as bytes [inputs / 4][64][4]: four inputs of one output
 // lie side by side, as the byte dot product wants them. A byte is weight + 128; real weight = (byte - 128) * scale.
 struct Int8Weights {
-    int outputs;             // padded to kPanel
-    int inputs;              // padded to kPanel
+    int outputs;   // padded to kPanel
+    int inputs;    // padded to kPanel
     const uint8_t* panels;
-    const float* scales;     // float[outputs]
-    const float* bias;       // float[outputs]
+    const float* scales;   // float[outputs]
+    const float* bias;     // float[outputs]
 };
 
 // A linear layer in float32. Panel p holds the outputs 64p..64p+63 as floats [inputs][64].
@@ -54,17 +54,17 @@ struct GeluCurve {
 // One head of attention over one sequence: context = softmax(query keys' * scale) values.
 // All pointers point at the first column of this head. context may be the same memory as query.
 struct AttentionHead {
-    const float* query;        // float[queries], rows query_stride apart
-    float* context;            // the same shape and stride
+    const float* query;   // float[queries], rows query_stride apart
+    float* context;       // the same shape and stride
     ptrdiff_t query_stride;
     int queries;
-    const float* keys;         // float[length], rows key_stride apart
-    const float* values;       // the same shape and stride
+    const float* keys;     // float[length], rows key_stride apart
+    const float* values;   // the same shape and stride
     ptrdiff_t key_stride;
     int length;
-    int width;                 // columns of the head, a multiple of kLanes
+    int width;   // columns of the head, a multiple of kLanes
     float scale;
-    float* scratch;            // float[attention_scratch(length, width)], 64-byte aligned
+    float* scratch;   // float[attention_scratch(length, width)], 64-byte aligned
 };
 
 // Floats of working memory for one AttentionHead: the keys transposed and the scores of one tile. Linear in length.
@@ -101,4 +101,4 @@ const Kernels& portable_kernels();
 const Kernels& avx512vnni_kernels();
 #endif
 
-}  // namespace shortlist
+}   // namespace shortlist

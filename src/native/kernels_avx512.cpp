@@ -14,8 +14,8 @@
 namespace shortlist {
 namespace {
 
-constexpr int kRowTile = 6;                       // rows x 64 outputs: 24 accumulators + 4 weights + 1 input < 32 registers
-constexpr int kVectors = kPanel / kLanes;         // vectors of 16 outputs in a panel
+constexpr int kRowTile = 6;                 // rows x 64 outputs: 24 accumulators + 4 weights + 1 input < 32 registers
+constexpr int kVectors = kPanel / kLanes;   // vectors of 16 outputs in a panel
 
 ALWAYS_INLINE __m512 zero() { return _mm512_setzero_ps(); }
 ALWAYS_INLINE __m512 all(float x) { return _mm512_set1_ps(x); }
@@ -61,7 +61,8 @@ ALWAYS_INLINE __m512 gelu(__m512 x, const GeluVectors& curve) {
     const __m512 z = _mm512_max_ps(_mm512_min_ps(x, curve.limit), curve.minus_limit);
     const __m512 t = _mm512_fmsub_ps(_mm512_mul_ps(z, z), curve.factor, all(1.0f));
     __m512 p = curve.terms[kGeluTerms - 1];
-    UNROLL for (int i = kGeluTerms - 2; i >= 0; i--) p = _mm512_fmadd_ps(p, t, curve.terms[i]);
+    UNROLL
+    for (int i = kGeluTerms - 2; i >= 0; i--) p = _mm512_fmadd_ps(p, t, curve.terms[i]);
     return _mm512_mul_ps(x, _mm512_fmadd_ps(z, p, all(0.5f)));
 }
 
@@ -70,8 +71,10 @@ ALWAYS_INLINE float gelu_row(float* x, int width, const GeluVectors& curve) {
     __m512 largest = zero();
     for (int k = 0; k < width; k += kPanel) {
         __m512 v[kVectors];
-        UNROLL for (int j = 0; j < kVectors; j++) v[j] = gelu(_mm512_load_ps(x + k + kLanes * j), curve);
-        UNROLL for (int j = 0; j < kVectors; j++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) v[j] = gelu(_mm512_load_ps(x + k + kLanes * j), curve);
+        UNROLL
+        for (int j = 0; j < kVectors; j++) {
             _mm512_store_ps(x + k + kLanes * j, v[j]);
             largest = _mm512_max_ps(largest, _mm512_abs_ps(v[j]));
         }
@@ -84,7 +87,8 @@ void gelu_quantize(float* x, int rows, int width, const GeluCurve& curve, const 
     vectors.limit = all(curve.limit);
     vectors.minus_limit = all(-curve.limit);
     vectors.factor = all(2.0f / (curve.limit * curve.limit));
-    UNROLL for (int i = 0; i < kGeluTerms; i++) vectors.terms[i] = all(curve.terms[i]);
+    UNROLL
+    for (int i = 0; i < kGeluTerms; i++) vectors.terms[i] = all(curve.terms[i]);
     for (int r = 0; r < rows; r++) {
         const ptrdiff_t at = static_cast<ptrdiff_t>(r) * width;
         const float largest = gelu_row(x + at, width, vectors);
@@ -103,17 +107,22 @@ ALWAYS_INLINE void dot_bytes(__m512i& sum, __m512i unsigned_bytes, __m512i signe
 // Rows x 64 outputs: sums[r][j] = panel outputs 16j..16j+15 times row r, over all inputs.
 template <int Rows>
 ALWAYS_INLINE void dot_tile_int8(const uint8_t* panel, const int8_t* rows, int inputs, __m512i (&sums)[Rows][kVectors]) {
-    UNROLL for (int r = 0; r < Rows; r++) {
-        UNROLL for (int j = 0; j < kVectors; j++) sums[r][j] = _mm512_setzero_si512();
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) sums[r][j] = _mm512_setzero_si512();
     }
     for (int k = 0; k < inputs; k += 4, panel += 4 * kPanel) {
         __m512i weights[kVectors];
-        UNROLL for (int j = 0; j < kVectors; j++) weights[j] = _mm512_load_si512(panel + 64 * j);
-        UNROLL for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) weights[j] = _mm512_load_si512(panel + 64 * j);
+        UNROLL
+        for (int r = 0; r < Rows; r++) {
             int32_t four;
             __builtin_memcpy(&four, rows + static_cast<ptrdiff_t>(r) * inputs + k, sizeof four);
             const __m512i row = _mm512_set1_epi32(four);
-            UNROLL for (int j = 0; j < kVectors; j++) dot_bytes(sums[r][j], weights[j], row);
+            UNROLL
+            for (int j = 0; j < kVectors; j++) dot_bytes(sums[r][j], weights[j], row);
         }
     }
 }
@@ -125,11 +134,13 @@ void linear_tile_int8(const Int8Weights& weights, const Int8Rows& rows, int firs
     __m512i sums[Rows][kVectors];
     dot_tile_int8<Rows>(weights.panels + static_cast<ptrdiff_t>(first) * weights.inputs,
                         rows.values + static_cast<ptrdiff_t>(row) * weights.inputs, weights.inputs, sums);
-    UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
         const __m512i offset = _mm512_set1_epi32(rows.offsets[row + r]);
         const __m512 row_scale = all(rows.scales[row + r]);
         const ptrdiff_t at = (row + r) * stride + first;
-        UNROLL for (int j = 0; j < kVectors; j++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) {
             const __m512 scale = _mm512_mul_ps(_mm512_load_ps(weights.scales + first + kLanes * j), row_scale);
             const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][j], offset));
             __m512 value = _mm512_fmadd_ps(sum, scale, _mm512_load_ps(weights.bias + first + kLanes * j));
@@ -161,20 +172,27 @@ void linear_tile_float(const FloatWeights& weights, const float* rows, int first
     const float* panel = weights.panels + static_cast<ptrdiff_t>(first) * weights.inputs;
     const float* input = rows + static_cast<ptrdiff_t>(row) * weights.inputs;
     __m512 sums[Rows][kVectors];
-    UNROLL for (int r = 0; r < Rows; r++) {
-        UNROLL for (int j = 0; j < kVectors; j++) sums[r][j] = zero();
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) sums[r][j] = zero();
     }
     for (int k = 0; k < weights.inputs; k++, panel += kPanel) {
         __m512 column[kVectors];
-        UNROLL for (int j = 0; j < kVectors; j++) column[j] = _mm512_load_ps(panel + kLanes * j);
-        UNROLL for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) column[j] = _mm512_load_ps(panel + kLanes * j);
+        UNROLL
+        for (int r = 0; r < Rows; r++) {
             const __m512 x = all(input[static_cast<ptrdiff_t>(r) * weights.inputs + k]);
-            UNROLL for (int j = 0; j < kVectors; j++) sums[r][j] = _mm512_fmadd_ps(x, column[j], sums[r][j]);
+            UNROLL
+            for (int j = 0; j < kVectors; j++) sums[r][j] = _mm512_fmadd_ps(x, column[j], sums[r][j]);
         }
     }
-    UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
         const ptrdiff_t at = (row + r) * stride + first;
-        UNROLL for (int j = 0; j < kVectors; j++) {
+        UNROLL
+        for (int j = 0; j < kVectors; j++) {
             __m512 value = _mm512_add_ps(sums[r][j], _mm512_load_ps(weights.bias + first + kLanes * j));
             if (residual) value = _mm512_add_ps(value, _mm512_load_ps(residual + at + kLanes * j));
             _mm512_store_ps(out + at + kLanes * j, value);
@@ -202,13 +220,13 @@ void linear_float(const FloatWeights& weights, const float* rows, int count, con
 void layer_norm(const float* x, int rows, int size, int width, const float* gain, const float* shift, float eps, float* out) {
     const float count = static_cast<float>(size);
     for (int r = 0; r < rows; r++, x += width, out += width) {
-        __m512 sums[2] = {zero(), zero()};                       // the padding is zero: it may be summed along
+        __m512 sums[2] = {zero(), zero()};   // the padding is zero: it may be summed along
         for (int k = 0; k < width; k += 2 * kLanes) {
             sums[0] = _mm512_add_ps(sums[0], _mm512_load_ps(x + k));
             sums[1] = _mm512_add_ps(sums[1], _mm512_load_ps(x + k + kLanes));
         }
         const __m512 mean = all(_mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) / count);
-        __m512 squares[2] = {zero(), zero()};                    // here the padding must stay out
+        __m512 squares[2] = {zero(), zero()};   // here the padding must stay out
         for (int k = 0; k < width; k += 2 * kLanes) {
             const __m512 low = _mm512_maskz_sub_ps(first_lanes(size - k), _mm512_load_ps(x + k), mean);
             const __m512 high = _mm512_maskz_sub_ps(first_lanes(size - k - kLanes), _mm512_load_ps(x + k + kLanes), mean);
@@ -243,18 +261,22 @@ ALWAYS_INLINE __m512 exponential(__m512 x) {
 // Transposes a 16 x 16 block: out[column * out_stride + row] = rows[row][column]. Four rounds of swaps between registers.
 ALWAYS_INLINE void transpose_block(const float* const (&rows)[kLanes], ptrdiff_t column, float* out, ptrdiff_t out_stride) {
     __m512 a[kLanes], b[kLanes];
-    UNROLL for (int i = 0; i < kLanes; i++) a[i] = _mm512_loadu_ps(rows[i] + column);
-    UNROLL for (int i = 0; i < kLanes; i += 2) {                 // pairs of floats
+    UNROLL
+    for (int i = 0; i < kLanes; i++) a[i] = _mm512_loadu_ps(rows[i] + column);
+    UNROLL
+    for (int i = 0; i < kLanes; i += 2) {   // pairs of floats
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
     }
-    UNROLL for (int i = 0; i < kLanes; i += 4) {                 // quads of floats: column 4l + c of rows i..i+3 in lane group l
+    UNROLL
+    for (int i = 0; i < kLanes; i += 4) {   // quads of floats: column 4l + c of rows i..i+3 in lane group l
         a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
         a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
         a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
         a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
     }
-    UNROLL for (int c = 0; c < 4; c++) {                         // lane groups of four rows each
+    UNROLL
+    for (int c = 0; c < 4; c++) {   // lane groups of four rows each
         const __m512 low02 = _mm512_shuffle_f32x4(a[c], a[c + 4], 0x88), low13 = _mm512_shuffle_f32x4(a[c], a[c + 4], 0xdd);
         const __m512 high02 = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0x88);
         const __m512 high13 = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0xdd);
@@ -269,7 +291,8 @@ ALWAYS_INLINE void transpose_block(const float* const (&rows)[kLanes], ptrdiff_t
 void transpose_keys(const AttentionHead& head, int padded, float* transposed) {
     for (int j = 0; j < padded; j += kLanes) {
         const float* rows[kLanes];
-        for (int i = 0; i < kLanes; i++) rows[i] = head.keys + (j + i < head.length ? j + i : head.length - 1) * head.key_stride;
+        for (int i = 0; i < kLanes; i++)
+            rows[i] = head.keys + (j + i < head.length ? j + i : head.length - 1) * head.key_stride;
         for (int d = 0; d < head.width; d += kLanes) {
             transpose_block(rows, d, transposed + static_cast<ptrdiff_t>(d) * padded + j, padded);
         }
@@ -278,21 +301,29 @@ void transpose_keys(const AttentionHead& head, int padded, float* transposed) {
 
 // scores[r][j..] = query r . keys, for Rows queries and 16 * Vectors keys.
 template <int Rows, int Vectors>
-ALWAYS_INLINE void score_tile(const float* const (&queries)[Rows], const float* transposed, int width, int padded, float* scores) {
+ALWAYS_INLINE void score_tile(const float* const (&queries)[Rows], const float* transposed, int width, int padded,
+                              float* scores) {
     __m512 sums[Rows][Vectors];
-    UNROLL for (int r = 0; r < Rows; r++) {
-        UNROLL for (int v = 0; v < Vectors; v++) sums[r][v] = zero();
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) sums[r][v] = zero();
     }
     for (int d = 0; d < width; d++, transposed += padded) {
         __m512 keys[Vectors];
-        UNROLL for (int v = 0; v < Vectors; v++) keys[v] = _mm512_load_ps(transposed + kLanes * v);
-        UNROLL for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) keys[v] = _mm512_load_ps(transposed + kLanes * v);
+        UNROLL
+        for (int r = 0; r < Rows; r++) {
             const __m512 query = all(queries[r][d]);
-            UNROLL for (int v = 0; v < Vectors; v++) sums[r][v] = _mm512_fmadd_ps(query, keys[v], sums[r][v]);
+            UNROLL
+            for (int v = 0; v < Vectors; v++) sums[r][v] = _mm512_fmadd_ps(query, keys[v], sums[r][v]);
         }
     }
-    UNROLL for (int r = 0; r < Rows; r++) {
-        UNROLL for (int v = 0; v < Vectors; v++) _mm512_store_ps(scores + static_cast<ptrdiff_t>(r) * padded + kLanes * v, sums[r][v]);
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) _mm512_store_ps(scores + static_cast<ptrdiff_t>(r) * padded + kLanes * v, sums[r][v]);
     }
 }
 
@@ -318,20 +349,27 @@ template <int Rows, int Vectors>
 ALWAYS_INLINE void context_tile(const float* scores, int padded, const float* values, ptrdiff_t value_stride, int length,
                                 const float (&inverse)[Rows], int rows, float* context, ptrdiff_t context_stride) {
     __m512 sums[Rows][Vectors];
-    UNROLL for (int r = 0; r < Rows; r++) {
-        UNROLL for (int v = 0; v < Vectors; v++) sums[r][v] = zero();
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) sums[r][v] = zero();
     }
     for (int j = 0; j < length; j++, values += value_stride) {
         __m512 value[Vectors];
-        UNROLL for (int v = 0; v < Vectors; v++) value[v] = _mm512_loadu_ps(values + kLanes * v);
-        UNROLL for (int r = 0; r < Rows; r++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) value[v] = _mm512_loadu_ps(values + kLanes * v);
+        UNROLL
+        for (int r = 0; r < Rows; r++) {
             const __m512 weight = all(scores[static_cast<ptrdiff_t>(r) * padded + j]);
-            UNROLL for (int v = 0; v < Vectors; v++) sums[r][v] = _mm512_fmadd_ps(weight, value[v], sums[r][v]);
+            UNROLL
+            for (int v = 0; v < Vectors; v++) sums[r][v] = _mm512_fmadd_ps(weight, value[v], sums[r][v]);
         }
     }
-    UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL
+    for (int r = 0; r < Rows; r++) {
         if (r >= rows) break;
-        UNROLL for (int v = 0; v < Vectors; v++) {
+        UNROLL
+        for (int v = 0; v < Vectors; v++) {
             _mm512_storeu_ps(context + r * context_stride + kLanes * v, _mm512_mul_ps(sums[r][v], all(inverse[r])));
         }
     }
@@ -341,13 +379,16 @@ ALWAYS_INLINE void context_tile(const float* scores, int padded, const float* va
 template <int Rows>
 void attend(const AttentionHead& head, int first, int rows, int padded, const float* transposed, float* scores) {
     const float* queries[Rows];
-    UNROLL for (int r = 0; r < Rows; r++) queries[r] = head.query + (first + (r < rows ? r : rows - 1)) * head.query_stride;
+    UNROLL
+    for (int r = 0; r < Rows; r++) queries[r] = head.query + (first + (r < rows ? r : rows - 1)) * head.query_stride;
     int j = 0;
-    for (; j + 3 * kLanes <= padded; j += 3 * kLanes) score_tile<Rows, 3>(queries, transposed + j, head.width, padded, scores + j);
+    for (; j + 3 * kLanes <= padded; j += 3 * kLanes)
+        score_tile<Rows, 3>(queries, transposed + j, head.width, padded, scores + j);
     for (; j < padded; j += kLanes) score_tile<Rows, 1>(queries, transposed + j, head.width, padded, scores + j);
     float inverse[Rows];
     for (int r = 0; r < Rows; r++) {
-        inverse[r] = r < rows ? softmax_row(scores + static_cast<ptrdiff_t>(r) * padded, head.length, padded, head.scale) : 0.0f;
+        inverse[r] =
+            r < rows ? softmax_row(scores + static_cast<ptrdiff_t>(r) * padded, head.length, padded, head.scale) : 0.0f;
     }
     float* context = head.context + first * head.query_stride;
     int d = 0;
@@ -376,13 +417,12 @@ void attention(const AttentionHead& head) {
     }
 }
 
-}  // namespace
+}   // namespace
 
 const Kernels& avx512vnni_kernels() {
-    static const Kernels kernels{"avx512vnni", quantize,   gelu_quantize, linear_int8,
-                                 linear_float, layer_norm, attention};
+    static const Kernels kernels{"avx512vnni", quantize, gelu_quantize, linear_int8, linear_float, layer_norm, attention};
     return kernels;
 }
 
-}  // namespace shortlist
+}   // namespace shortlist
 #endif

@@ -143,12 +143,11 @@ void attention(const AttentionHead& head) {
     }
 }
 
-}  // namespace
+}   // namespace
 
 const Kernels& portable_kernels() {
-    static const Kernels kernels{"portable",   quantize,   gelu_quantize, linear_int8,
-                                 linear_float, layer_norm, attention};
+    static const Kernels kernels{"portable", quantize, gelu_quantize, linear_int8, linear_float, layer_norm, attention};
     return kernels;
 }
 
-}  // namespace shortlist
+}   // namespace shortlist

@@ -17,17 +17,20 @@ constexpr int kChunkRows = 96;       // rows that pass through the linear layers
 
 // Both curves are minimax fits on |x| <= 4.5. Largest error of GELU for |x| <= 12: 5e-5 and 1e-4, where one int8 step of
 // an activation is 1e-2 and more.
-constexpr GeluCurve kExactGelu = {4.5f, {1.569021114e-01f, -7.717193706e-02f, 5.481859362e-02f, -4.055610002e-02f, 2.762946306e-02f,
-                                         -1.674295722e-02f, 1.220790768e-02f, -9.329484881e-03f, 3.354389009e-03f}};
-constexpr GeluCurve kTanhGelu = {4.5f, {1.569347514e-01f, -7.726948773e-02f, 5.494196313e-02f, -4.058122151e-02f, 2.715176422e-02f,
-                                        -1.576522909e-02f, 1.199967479e-02f, -1.015603535e-02f, 3.856728323e-03f}};
+constexpr GeluCurve kExactGelu = {4.5f,
+                                  {1.569021114e-01f, -7.717193706e-02f, 5.481859362e-02f, -4.055610002e-02f, 2.762946306e-02f,
+                                   -1.674295722e-02f, 1.220790768e-02f, -9.329484881e-03f, 3.354389009e-03f}};
+constexpr GeluCurve kTanhGelu = {4.5f,
+                                 {1.569347514e-01f, -7.726948773e-02f, 5.494196313e-02f, -4.058122151e-02f, 2.715176422e-02f,
+                                  -1.576522909e-02f, 1.199967479e-02f, -1.015603535e-02f, 3.856728323e-03f}};
 
 float exact_gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.7071067811865476f)); }
 float tanh_gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x))); }
 
 Linear linear(const Tensors& tensors, const std::string& name, const Axis& outputs, const Axis& inputs, bool int8) {
     Linear result(outputs.padded, inputs.padded, int8);
-    result.set(tensors.get(name + ".weight", outputs.count, inputs.count), tensors.get(name + ".bias", outputs.count, 1), outputs, inputs);
+    result.set(tensors.get(name + ".weight", outputs.count, inputs.count), tensors.get(name + ".bias", outputs.count, 1),
+               outputs, inputs);
     return result;
 }
 
@@ -59,7 +62,7 @@ Layer read_layer(const Tensors& tensors, const std::string& prefix, const Config
     return layer;
 }
 
-}  // namespace
+}   // namespace
 
 Network::Network(const Config& config, const Tensors& tensors, const Kernels& kernels) : config_(config), kernels_(&kernels) {
     const Axis hidden = Axis::plain(config.hidden);
@@ -93,8 +96,13 @@ struct Operand {
 class Worker {
   public:
     Worker(const Network& network, const Batch& batch, Pooling pooling, int most_tokens, int longest)
-        : network_(network), config_(network.config_), kernels_(*network.kernels_), batch_(batch), pooling_(pooling),
-          width_(network.width_), heads_width_(network.heads_width_) {
+        : network_(network),
+          config_(network.config_),
+          kernels_(*network.kernels_),
+          batch_(batch),
+          pooling_(pooling),
+          width_(network.width_),
+          heads_width_(network.heads_width_) {
         const size_t tokens = static_cast<size_t>(most_tokens), width = static_cast<size_t>(width_);
         const size_t heads = static_cast<size_t>(heads_width_), middle = static_cast<size_t>(network.middle_width_);
         const size_t chunk = static_cast<size_t>(kChunkRows), widest = std::max({width, heads, middle});
@@ -117,7 +125,8 @@ class Worker {
         count_ = last - first;
         embed();
         const bool only_first = pooling_ == Pooling::kCls || pooling_ == Pooling::kScore;
-        for (int l = 0; l < config_.layers; l++) encode(network_.layers_[static_cast<size_t>(l)], only_first && l + 1 == config_.layers);
+        for (int l = 0; l < config_.layers; l++)
+            encode(network_.layers_[static_cast<size_t>(l)], only_first && l + 1 == config_.layers);
         if (only_first && config_.layers == 0) keep_first_rows();
         pool(out);
     }
@@ -135,7 +144,8 @@ class Worker {
             for (int row = start(i), p = config_.first_position; row < start(i + 1); row++, p++) {
                 float* x = state(row);
                 const float* position = network_.positions_.get() + static_cast<ptrdiff_t>(p) * width_;
-                const float* type = network_.types_.get() + (config_.token_types > 1 ? segments[row] : 0) * static_cast<ptrdiff_t>(width_);
+                const float* type =
+                    network_.types_.get() + (config_.token_types > 1 ? segments[row] : 0) * static_cast<ptrdiff_t>(width_);
                 load_row(network_.table_, ids[row], x);
                 std::fill(x + config_.hidden, x + width_, 0.0f);
                 for (int k = 0; k < config_.hidden; k++) x[k] += position[k] + type[k];
@@ -180,7 +190,8 @@ class Worker {
     void encode(const Layer& layer, bool only_first) {
         for_chunks(tokens(), [&](int row, int count) {
             const Operand x = operand(state(row), count, width_);
-            multiply(layer.key_value, x, nullptr, key_value_.get() + static_cast<ptrdiff_t>(row) * 2 * heads_width_, 2 * heads_width_);
+            multiply(layer.key_value, x, nullptr, key_value_.get() + static_cast<ptrdiff_t>(row) * 2 * heads_width_,
+                     2 * heads_width_);
             if (!only_first) project_queries(layer, x, row);
         });
         if (only_first) {
@@ -216,11 +227,15 @@ class Worker {
     // From the context to the layer's output, `count` rows from `row` on.
     void feed_forward(const Layer& layer, int row, int count) {
         float* x = state(row);
-        multiply(layer.attention_output, operand(query_.get() + static_cast<ptrdiff_t>(row) * heads_width_, count, heads_width_), x, sums_.get(), width_);
-        kernels_.layer_norm(sums_.get(), count, config_.hidden, width_, layer.attention_gain.get(), layer.attention_shift.get(), config_.eps, x);
+        multiply(layer.attention_output,
+                 operand(query_.get() + static_cast<ptrdiff_t>(row) * heads_width_, count, heads_width_), x, sums_.get(),
+                 width_);
+        kernels_.layer_norm(sums_.get(), count, config_.hidden, width_, layer.attention_gain.get(), layer.attention_shift.get(),
+                            config_.eps, x);
         multiply(layer.up, operand(x, count, width_), nullptr, middle_.get(), network_.middle_width_);
         multiply(layer.down, gelu_operand(middle_.get(), count, network_.middle_width_), x, sums_.get(), width_);
-        kernels_.layer_norm(sums_.get(), count, config_.hidden, width_, layer.output_gain.get(), layer.output_shift.get(), config_.eps, x);
+        kernels_.layer_norm(sums_.get(), count, config_.hidden, width_, layer.output_gain.get(), layer.output_shift.get(),
+                            config_.eps, x);
     }
 
     void pool(float* out) {
@@ -228,7 +243,8 @@ class Worker {
         switch (pooling_) {
             case Pooling::kNone:
                 out += static_cast<size_t>(batch_.offsets[first_] - batch_.offsets[0]) * hidden;
-                for (int row = 0; row < tokens(); row++) std::copy_n(state(row), hidden, out + static_cast<size_t>(row) * hidden);
+                for (int row = 0; row < tokens(); row++)
+                    std::copy_n(state(row), hidden, out + static_cast<size_t>(row) * hidden);
                 break;
             case Pooling::kCls:
                 out += static_cast<size_t>(first_) * hidden;
@@ -270,22 +286,23 @@ class Worker {
     const Batch& batch_;
     const Pooling pooling_;
     const int width_, heads_width_;
-    int first_ = 0, count_ = 0;       // the block: sequences first_ .. first_ + count_ - 1
+    int first_ = 0, count_ = 0;   // the block: sequences first_ .. first_ + count_ - 1
 
-    Buffer<float> states_;            // [tokens][width]
-    Buffer<float> query_;             // [tokens][heads_width]; becomes the context
-    Buffer<float> key_value_;         // [tokens][2 heads_width]
-    Buffer<float> sums_;              // [chunk][width]: a linear layer's output plus residual, before its layer norm
-    Buffer<float> middle_;            // [chunk][middle_width]
-    Buffer<float> scratch_;           // of one head of attention
-    Buffer<int8_t> int8_;             // the chunk's quantised rows
+    Buffer<float> states_;      // [tokens][width]
+    Buffer<float> query_;       // [tokens][heads_width]; becomes the context
+    Buffer<float> key_value_;   // [tokens][2 heads_width]
+    Buffer<float> sums_;        // [chunk][width]: a linear layer's output plus residual, before its layer norm
+    Buffer<float> middle_;      // [chunk][middle_width]
+    Buffer<float> scratch_;     // of one head of attention
+    Buffer<int8_t> int8_;       // the chunk's quantised rows
     Buffer<float> scales_;
     Buffer<int32_t> offsets_;
 };
 
 namespace {
 
-// Whole sequences, about `tokens` tokens a block (more when one sequence is longer): the first sequence of each block, then the end.
+// Whole sequences, about `tokens` tokens a block (more when one sequence is longer): the first sequence of each block, then the
+// end.
 std::vector<int> cut_blocks(const Batch& batch, int64_t tokens) {
     std::vector<int> blocks{0};
     for (int i = 1; i < batch.count; i++) {
@@ -314,16 +331,19 @@ class FirstError {
     std::atomic<bool> seen_{false};
 };
 
-}  // namespace
+}   // namespace
 
 void Network::run(const Batch& batch, Pooling pooling, int threads, float* out) const {
     if (batch.count == 0) return;
     const int64_t total = batch.offsets[batch.count] - batch.offsets[0];
     // A few blocks a thread, so that a thread that the system slows down leaves work to the others.
-    const std::vector<int> blocks = cut_blocks(batch, std::min<int64_t>(kBlockTokens, total / (threads > 1 ? 4 * threads : 1) + 1));
+    const std::vector<int> blocks =
+        cut_blocks(batch, std::min<int64_t>(kBlockTokens, total / (threads > 1 ? 4 * threads : 1) + 1));
     const int count = static_cast<int>(blocks.size()) - 1;
     int most_tokens = 0, longest = 0;
-    for (int b = 0; b < count; b++) most_tokens = std::max(most_tokens, batch.offsets[blocks[static_cast<size_t>(b) + 1]] - batch.offsets[blocks[static_cast<size_t>(b)]]);
+    for (int b = 0; b < count; b++)
+        most_tokens = std::max(
+            most_tokens, batch.offsets[blocks[static_cast<size_t>(b) + 1]] - batch.offsets[blocks[static_cast<size_t>(b)]]);
     for (int i = 0; i < batch.count; i++) longest = std::max(longest, batch.offsets[i + 1] - batch.offsets[i]);
 
     std::atomic<int> next{0};
@@ -350,4 +370,4 @@ void Network::run(const Batch& batch, Pooling pooling, int threads, float* out) 
     error.rethrow();
 }
 
-}  // namespace shortlist
+}   // namespace shortlist

@@ -10,13 +10,13 @@ namespace shortlist {
 
 struct Config {
     int hidden, layers, heads, intermediate, vocabulary;
-    int positions;         // rows of the position table
-    int first_position;    // row of a sequence's first token: 0 in BERT, pad_id + 1 in RoBERTa
-    int token_types;       // with one type, segments are ignored
-    int labels;            // outputs of the score head; 0 without one
-    float eps;             // of the layer norms
-    bool tanh_gelu;        // the tanh approximation of GELU instead of the exact one
-    bool int8;             // int8 linear layers; float32 otherwise
+    int positions;        // rows of the position table
+    int first_position;   // row of a sequence's first token: 0 in BERT, pad_id + 1 in RoBERTa
+    int token_types;      // with one type, segments are ignored
+    int labels;           // outputs of the score head; 0 without one
+    float eps;            // of the layer norms
+    bool tanh_gelu;       // the tanh approximation of GELU instead of the exact one
+    bool int8;            // int8 linear layers; float32 otherwise
 };
 
 // A ragged batch; sequence i is ids[offsets[i]] .. ids[offsets[i + 1] - 1]. Checked by the caller: ids < vocabulary,
@@ -36,11 +36,11 @@ enum class Pooling {
 };
 
 struct Layer {
-    Linear query;             // hidden -> heads, each padded to kLanes
-    Linear key_value;         // hidden -> keys of all heads, then values of all heads
-    Linear attention_output;  // heads -> hidden
+    Linear query;              // hidden -> heads, each padded to kLanes
+    Linear key_value;          // hidden -> keys of all heads, then values of all heads
+    Linear attention_output;   // heads -> hidden
     Buffer<float> attention_gain, attention_shift;
-    Linear up, down;          // hidden -> intermediate -> hidden
+    Linear up, down;   // hidden -> intermediate -> hidden
     Buffer<float> output_gain, output_shift;
 };
 
@@ -62,14 +62,14 @@ class Network {
 
     Config config_;
     const Kernels* kernels_;
-    int width_;               // hidden, padded
-    int head_width_;          // columns of one head, padded
-    int heads_width_;         // columns of all heads, padded
-    int middle_width_;        // intermediate, padded
-    Tensor table_;            // float[vocabulary][hidden], not owned
+    int width_;          // hidden, padded
+    int head_width_;     // columns of one head, padded
+    int heads_width_;    // columns of all heads, padded
+    int middle_width_;   // intermediate, padded
+    Tensor table_;       // float[vocabulary][hidden], not owned
     Buffer<float> positions_, types_, embedding_gain_, embedding_shift_;
     std::vector<Layer> layers_;
     Linear head_dense_, head_output_;
 };
 
-}  // namespace shortlist
+}   // namespace shortlist

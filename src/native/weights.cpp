@@ -45,8 +45,8 @@ float from_bfloat16(uint16_t half) { return from_bits(static_cast<uint32_t>(half
 float from_float16(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
     const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-    if (magnitude >= 0x0f800000) return from_bits(sign | magnitude | 0x7f800000);   // infinity and NaN
-    return from_bits(sign | 0) + (sign ? -1.0f : 1.0f) * (from_bits(magnitude) * 5.192296858534828e33f);  // 2^112
+    if (magnitude >= 0x0f800000) return from_bits(sign | magnitude | 0x7f800000);                          // infinity and NaN
+    return from_bits(sign | 0) + (sign ? -1.0f : 1.0f) * (from_bits(magnitude) * 5.192296858534828e33f);   // 2^112
 }
 
 template <class T>
@@ -69,7 +69,7 @@ uint32_t largest_magnitude(const float* x, int64_t count) {
     return static_cast<uint32_t>(largest);
 }
 
-}  // namespace
+}   // namespace
 
 void load_row(const Tensor& tensor, int64_t row, float* out) {
     const int64_t count = tensor.columns, first = row * count;
@@ -145,14 +145,16 @@ void Linear::put_int8(const Tensor& weight, int row, const Axis& inputs, int out
         for (int g = 0; g < inputs.count; g += inputs.group) {
             const float* from = row_.get() + g;
             int8_t* to = quantized_.get() + inputs.position(g);
-            for (int i = 0; i < inputs.group; i++) to[i] = static_cast<int8_t>(static_cast<int32_t>((from[i] * inverse + kShift) - kShift));
+            for (int i = 0; i < inputs.group; i++)
+                to[i] = static_cast<int8_t>(static_cast<int32_t>((from[i] * inverse + kShift) - kShift));
         }
     }
-    uint8_t* panel = bytes_.get() + static_cast<size_t>(output / kPanel * kPanel) * static_cast<size_t>(inputs_) + output % kPanel * 4;
+    uint8_t* panel =
+        bytes_.get() + static_cast<size_t>(output / kPanel * kPanel) * static_cast<size_t>(inputs_) + output % kPanel * 4;
     for (int k = 0; k < inputs_; k += 4) {
         uint32_t four;
         std::memcpy(&four, quantized_.get() + k, sizeof four);
-        four ^= 0x80808080u;                    // adds 128 to each byte
+        four ^= 0x80808080u;   // adds 128 to each byte
         std::memcpy(panel + static_cast<ptrdiff_t>(k) * kPanel, &four, sizeof four);
     }
 }
@@ -160,8 +162,9 @@ void Linear::put_int8(const Tensor& weight, int row, const Axis& inputs, int out
 // One output into its panel: floats [inputs][64].
 void Linear::put_float(const Tensor& weight, int row, const Axis& inputs, int output) {
     load_row(weight, row, row_.get());
-    float* panel = floats_.get() + static_cast<size_t>(output / kPanel * kPanel) * static_cast<size_t>(inputs_) + output % kPanel;
+    float* panel =
+        floats_.get() + static_cast<size_t>(output / kPanel * kPanel) * static_cast<size_t>(inputs_) + output % kPanel;
     for (int i = 0; i < inputs.count; i++) panel[static_cast<ptrdiff_t>(inputs.position(i)) * kPanel] = row_[i];
 }
 
-}  // namespace shortlist
+}   // namespace shortlist

@@ -53,7 +53,7 @@ struct Axis {
     int count;
     int group;
     int padded_group;
-    int padded;           // all of them, a multiple of kPanel
+    int padded;   // all of them, a multiple of kPanel
 
     static Axis plain(int count) { return {count, count, count, round_up(count, kPanel)}; }
     static Axis heads(int heads, int size) {
@@ -83,8 +83,8 @@ class Linear {
     bool is_int8_ = false;
     Buffer<uint8_t> bytes_;
     Buffer<float> scales_, floats_, bias_;
-    Buffer<float> row_;        // one row of floats while packing
+    Buffer<float> row_;   // one row of floats while packing
     Buffer<int8_t> quantized_;
 };
 
-}  // namespace shortlist
+}   // namespace shortlist

@@ -132,7 +132,9 @@ class NativeEngine:
             raise BadInput(f"sequence {at} has {lengths[at]} tokens; expected at least 1.")
         if (lengths > self.max_tokens).any():
             at = int(np.argmax(lengths > self.max_tokens))
-            raise BadInput(f"sequence {at} has {lengths[at]} tokens; this network takes at most {self.max_tokens}. Truncate it.")
+            raise BadInput(
+                f"sequence {at} has {lengths[at]} tokens; this network takes at most {self.max_tokens}. Truncate it."
+            )
 
     def _check_values(self, ids: IntArray, segments: ByteArray) -> None:
         low, high, vocabulary = int(ids.min()), int(ids.max()), self._network.vocab_size

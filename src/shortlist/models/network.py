@@ -36,9 +36,27 @@ _MAX_SIZES = {
 }
 # numpy has no bfloat16: its bits travel as uint16.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}
-_OTHER_TYPE_BYTES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+_OTHER_TYPE_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "I32": 4,
+    "U32": 4,
+    "I16": 2,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 _FAMILIES = {"bert": "bert", "xlm-roberta": "xlm-roberta", "roberta": "xlm-roberta", "camembert": "xlm-roberta"}
-_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,9 @@ def read_network(folder: Path, table_folder: Path | None = None) -> Network:
         shared = _named(read_folder(table_folder))
         tensors.update({name: shared[name] for name in (TABLE, f"{TABLE}_scale") if name in shared})
     if TABLE not in tensors:
-        raise ModelError(f"{folder} has no tensor {TABLE} and no other folder was given for it. Give the folder that holds the table.")
+        raise ModelError(
+            f"{folder} has no tensor {TABLE} and no other folder was given for it. Give the folder that holds the table."
+        )
     head, labels = _head(tensors)
     wanted = config.shapes() | _head_shapes(head, config.hidden_size, labels)
     used = _checked(folder, tensors, wanted)
@@ -155,7 +175,9 @@ class _Config:
         if value is None and self.family == "bert":
             return 0
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < self.vocab_size:
-            raise ModelError(f"{self._path}: pad_token_id is {value!r}; expected a token id below vocab_size={self.vocab_size}.")
+            raise ModelError(
+                f"{self._path}: pad_token_id is {value!r}; expected a token id below vocab_size={self.vocab_size}."
+            )
         return value
 
     def _eps(self) -> float:
@@ -172,10 +194,12 @@ class _Config:
 
     def _check_fit(self) -> None:
         if self.hidden_size % self.heads:
-            raise ModelError(f"{self._path}: hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.heads}.")
+            raise ModelError(
+                f"{self._path}: hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.heads}."
+            )
         if self.max_positions < 1:
             raise ModelError(
-                f"{self._path}: max_position_embeddings={self.position_rows} leaves no position after pad_token_id={self.pad_id}."
+                f"{self._path}: max_position_embeddings={self.position_rows} leaves none after pad_token_id={self.pad_id}."
             )
         if self._values.get("is_decoder"):
             raise ModelError(f"{self._path}: is_decoder is true; this engine runs encoders only.")
@@ -283,7 +307,9 @@ def _read_shards(folder: Path) -> dict[str, Array]:
     tensors: dict[str, Array] = {}
     for name, file in places.items():
         if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-            raise ModelError(f"{folder / _SHARDS}: tensor {name!r} is placed in {file!r}; expected the name of a file in the folder.")
+            raise ModelError(
+                f"{folder / _SHARDS}: tensor {name!r} is placed in {file!r}; expected the name of a file in the folder."
+            )
         if file not in shards:
             shards[file] = read_safetensors(folder / file)
         if name not in shards[file]:
