@@ -1,27 +1,100 @@
-"""Text to terms for BM25, by versioned analyzers whose names are stored in the index."""
+"""Text to terms for BM25, by versioned analyzers whose names are stored in the index.
+
+Text is put in Unicode form NFKC with case folded (full-width letters, ligatures and circled numbers become plain ones);
+digits of every script become 0-9. What happens then depends on the script, within Latin, Cyrillic, Greek and Arabic also
+on the language. `auto/1`:
+
+    script or language                             terms
+    Han and kana                                   Chinese characters, all pairs of neighbours, words of 3 or more katakana
+    Hangul                                         of every word the first syllable and every pair of neighbours
+    Thai, Lao, Khmer, Burmese                      one, two and three neighbouring clusters (a letter with its marks)
+    Devanagari, Bengali and the other scripts of   every word and every three neighbouring letters in it (marks are letters)
+      India and Sri Lanka; Hebrew, Ethiopic
+    Finnish, Turkish, Azerbaijani; Cyrillic        the first five letters of every word (Finnish six)
+      languages without a stemmer
+    languages with a Snowball stemmer              stems (`_STEMMERS` lists them)
+    all others, and unknown ones                   words
+
+Then, but for Vietnamese, whose tones tell words apart, Latin and Greek letters lose their accents. Arabic loses vowel signs
+and tatweel, the forms of alef, yeh, kaf and heh become one each, and a zero-width non-joiner separates; Hebrew loses its
+points. Stop words stay: BM25 gives them little weight, and a query may consist of them.
+
+Names and codes stay findable by rule: words split at everything that is no letter, mark or digit ("foo_bar", addresses,
+"ISO-8601" are found by their parts); where a hyphen or underscore stands between a letter and a digit the joined pair is
+a term too ("AB-1234" is found as "ab1234"); and a word with capitals inside ("getElementById") has its parts as terms
+besides the whole.
+
+`plain/1` takes words as they are, with their accents, where `auto/1` stems or cuts them or adds parts of them (Hangul,
+scripts of India, Hebrew, Ethiopic): the usual baseline. Chinese, Japanese, Thai and the like are the same in both.
+
+Measured reasons for every line stand in bench/results/analyzers.md. Character n-grams: McNamee and Mayfield, Character
+N-Gram Tokenization for European Language Text Retrieval, 2004. First letters: Can et al., Information Retrieval on
+Turkish Texts, 2008.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from threading import Lock
 
 from shortlist.errors import BadInput
 from shortlist.text import clean, detect_language
 
-_MAX_WORD = 100
-_CACHE_WORDS = 200_000
+_NAMES = ("auto/1", "plain/1")
 
 _STEMMERS = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english",
-    "es": "spanish", "et": "estonian", "eu": "basque", "fi": "finnish", "fr": "french", "ga": "irish", "hi": "hindi",
-    "hu": "hungarian", "hy": "armenian", "id": "indonesian", "it": "italian", "lt": "lithuanian", "ne": "nepali",
-    "nl": "dutch", "no": "norwegian", "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian",
-    "sr": "serbian", "sv": "swedish", "ta": "tamil", "tr": "turkish", "fa": "persian",
+    "es": "spanish", "et": "estonian", "eu": "basque", "fr": "french", "ga": "irish", "hu": "hungarian", "hy": "armenian",
+    "id": "indonesian", "it": "italian", "lt": "lithuanian", "nl": "dutch", "no": "norwegian", "pl": "polish",
+    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian", "sv": "swedish",
 }  # fmt: skip
+"""Language -> Snowball algorithm."""
+
+_PREFIXES = {"fi": 6} | dict.fromkeys(["tr", "az", "kk", "ky", "tg", "mn", "uk", "be", "bg", "mk"], 5)
+"""Language -> letters kept of a word's beginning."""
+
 _ALIASES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id"}
+
+_LONGEST_WORD = 100
+"""Characters; a longer run of letters is cut, as it is no word of any language."""
+_CACHED_WORDS = 200_000
+"""Words whose terms are remembered, per language."""
+
+_KINDS = {
+    "chinese": r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\U00020000-\U000323af",
+    "clusters": r"\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0ecf\u1000-\u103f\u104e-\u109f\u1780-\u17d3\u17d7\u17dc\u17dd",
+    "hangul": r"\u1100-\u11ff\uac00-\ud7a3",
+    "trigrams": r"\u05d0-\u05f2\u0900-\u0dff\u1200-\u139f",
+}
+"""Characters of the scripts whose words are not stemmed, by what is done with them."""
+
+_KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,100}")
+_HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010](?=\d)|(?<=\d)[-_\u2010](?=[^\W\d_])")
+_CAMEL = re.compile(r"\b[A-Z]*+[a-z]++[A-Z][A-Za-z]*")
+_CAMEL_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ACCENTED = re.compile(r"[\u00c0-\u024f\u0300-\u03ff\u0451\u1e00-\u1fff]")
+_ACCENT = re.compile(r"(?<=[a-z\u0370-\u03ff])[\u0300-\u036f]+|[\u0300\u0301]")
+"""Any mark of a Latin or Greek letter, and stress marks, which Russian text books print."""
+_PLAIN_LETTERS = str.maketrans({"ı": "i", "ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ð": "d", "þ": "th", "ё": "е"})
+
+_ARABIC_BREAK = re.compile(r"(?<=[\u0600-\u06ff])\u200c")
+_FOLDING: dict[int, str | None] = {
+    **dict.fromkeys([0xAD, 0x200C, 0x200D]),  # soft hyphen, joiners
+    **dict.fromkeys([0x640, *range(0x610, 0x61B), *range(0x64B, 0x660), 0x670, *range(0x6D6, 0x6DD), *range(0x6DF, 0x6E9)]),
+    **dict.fromkeys(range(0x6EA, 0x6EE)),  # with the line above: tatweel, vowel signs, marks for recitation
+    **dict.fromkeys(range(0x591, 0x5C8)),  # Hebrew points and accents
+    0x93C: None,  # nukta of Devanagari, often left out
+    0x6CC: "\u064a", 0x6D2: "\u064a", 0x6A9: "\u0643", 0x6C1: "\u0647", 0x6D5: "\u0647", 0x6C0: "\u0647",  # yeh, kaf, heh
+}
+"""Characters of a word left out (None) or made one with another, before stemming."""
+_ARABIC_LETTERS = {0x622: 0x627, 0x623: 0x627, 0x625: 0x627, 0x671: 0x627, 0x649: 0x64A, 0x629: 0x647}
+"""Forms of alef, yeh and heh made one after stemming: the Arabic stemmer reads them as they are."""
 
 
 def analyzer(name: str = "auto/1") -> Analyzer:
@@ -31,93 +104,91 @@ def analyzer(name: str = "auto/1") -> Analyzer:
     return Analyzer(name)
 
 
-_NAMES = ("auto/1", "plain/1")
-
-_DIGITS_AND_LETTERS = r"[^\W_]"
-_UNSPACED = {
-    "cjk": r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af",
-    "thai": r"\u0e01-\u0e3a\u0e40-\u0e4e",
-    "lao": r"\u0e80-\u0ecf",
-    "myanmar": r"\u1000-\u103f\u104e-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f",
-    "khmer": r"\u1780-\u17d3\u17d7\u17dc\u17dd",
-}
-_HANGUL = r"\u1100-\u11ff\uac00-\ud7a3"
-
-
-@cache
-def _marks() -> str:
-    """Combining marks and joiners, which belong to the word they stand in, as the inside of a character class."""
-    codes = [c for c in range(0x300, 0x1F000) if unicodedata.category(chr(c)) in ("Mn", "Mc", "Me")]
-    ranges: list[list[int]] = []
-    for code in [0xAD, *codes, 0x200C, 0x200D]:
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    return "".join(f"{re.escape(chr(a))}-{re.escape(chr(b))}" for a, b in ranges)
-
-
 class Analyzer:
-    """Text to terms. Safe to use from several threads. `name` tells the rules and their version."""
+    """Text to terms, by the rules that `name` stands for. Safe to use from several threads."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._stems = name != "plain/1"
-        self._words = re.compile(rf"{_DIGITS_AND_LETTERS}(?:{_DIGITS_AND_LETTERS}|[{_marks()}])*")
-        unspaced = "".join(_UNSPACED.values())
-        self._special = re.compile(rf"[{unspaced}{_HANGUL}]")
-        runs = "|".join(rf"[{chars}]+" for chars in [*_UNSPACED.values(), _HANGUL])
-        self._runs = re.compile(rf"{runs}|[^{unspaced}{_HANGUL}]+")
+        self._plain = name == "plain/1"
+        self._words, self._runs, self._clusters, self._folding = _tables()
         self._known: dict[str, dict[str, tuple[str, ...]]] = {}
         self._stemmers: dict[str, Callable[[str], str]] = {}
         self._lock = Lock()
 
     def terms(self, text: str, lang: str = "") -> list[str]:
-        """Terms of `text` in order, with repeats. `lang` is a BCP 47 tag; "" has it detected from the text."""
+        """Terms of a passage in order, with repeats. `lang` is a BCP 47 tag; "" has it detected from the text.
+
+        Raises BadInput if `text` is not a str or not valid Unicode.
+        """
         text = clean(text)
         lang = _primary(lang) or detect_language(text)
         known = self._known.setdefault(lang, {})
         terms: list[str] = []
-        for word in self._words.findall(_normalise(text)):
+        for word in self._split(text):
             found = known.get(word)
-            terms += self._analyse(word, lang, known) if found is None else found
+            terms += self._analyse(word, lang) if found is None else found
         return terms
 
     def query_terms(self, text: str, langs: Sequence[str]) -> list[str]:
-        """Terms of a query for an index whose passages are in `langs`: for each word every distinct form it has there."""
+        """Terms of a query to an index whose passages are in `langs` ("" among them: passages of unknown language).
+
+        A word that has different forms in these languages gives each of them once, so a query needs no language of its
+        own. Words stay in order, with repeats. Raises BadInput as `terms` does.
+        """
+        names = list(dict.fromkeys(map(_primary, langs))) or [""]
         terms: list[str] = []
-        names = list(dict.fromkeys(_primary(lang) for lang in langs)) or [""]
-        for word in self._words.findall(_normalise(clean(text))):
-            forms = [self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang, self._known[lang]) for lang in names]
-            for form in dict.fromkeys(forms):
-                terms += form
+        for word in self._split(clean(text)):
+            first, *others = (self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names)
+            terms += first
+            terms += dict.fromkeys(term for form in others for term in form if term not in first)
         return terms
 
-    def _analyse(self, word: str, lang: str, known: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-        if self._special.search(word):
-            return tuple(term for run in self._runs.findall(word) for term in self._run(run, lang))
-        found = tuple(self._stem(word[i : i + _MAX_WORD], lang) for i in range(0, len(word), _MAX_WORD))
-        if len(word) <= _MAX_WORD:
-            if len(known) >= _CACHE_WORDS:
-                known.clear()
-            known[word] = found
-        return found
+    def _split(self, text: str) -> list[str]:
+        return self._words.findall(_normalise(text))
 
-    def _run(self, run: str, lang: str) -> list[str]:
-        if not self._special.match(run):
-            return [self._stem(run[i : i + _MAX_WORD], lang) for i in range(0, len(run), _MAX_WORD)]
-        return [*run, *(run[i : i + 2] for i in range(len(run) - 1))]
+    def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
+        terms = tuple(term for part in _parts(word) for term in self._part(part.translate(self._folding), lang))
+        if len(word) <= _LONGEST_WORD:
+            known = self._known.setdefault(lang, {})
+            if len(known) >= _CACHED_WORDS:
+                known.clear()
+            known[word] = terms
+        return terms
+
+    def _part(self, part: str, lang: str) -> Iterator[str]:
+        for found in self._runs.finditer(part):
+            run = found.group()
+            match found.lastgroup:
+                case "chinese":
+                    yield from _chinese(run)
+                case "clusters":
+                    yield from _neighbours(self._clusters.findall(run), 1, 2, 3)
+                case "hangul" if not self._plain:
+                    yield from [run[0], *_neighbours(run, 2)]
+                case "trigrams" if not self._plain:
+                    yield from _cut(run)
+                    yield from _neighbours(run, 3) if len(run) > 3 else ()
+                case _:
+                    yield from (self._word(word, lang) for word in _cut(run))
+
+    def _word(self, word: str, lang: str) -> str:
+        if self._plain:
+            return word
+        if lang in _STEMMERS:
+            word = self._stem(word, lang)
+        if "\u0600" <= word[0] <= "\u06ff":
+            return word.translate(_ARABIC_LETTERS)
+        if lang != "vi" and _ACCENTED.search(word):
+            word = _unaccented(word)
+        return word[: _PREFIXES[lang]] if lang in _PREFIXES and word.isalpha() else word
 
     def _stem(self, word: str, lang: str) -> str:
-        algorithm = _STEMMERS.get(lang) if self._stems else None
-        if algorithm is None:
-            return word
-        with self._lock:
+        with self._lock:  # a Snowball stemmer keeps state while it works
             if lang not in self._stemmers:
                 import Stemmer
 
-                self._stemmers[lang] = Stemmer.Stemmer(algorithm, 0).stemWord
-            return self._stemmers[lang](word)
+                self._stemmers[lang] = Stemmer.Stemmer(_STEMMERS[lang], 0).stemWord
+            return self._stemmers[lang](word) or word  # the Greek stemmer takes everything from some words
 
 
 def _primary(lang: str) -> str:
@@ -126,6 +197,59 @@ def _primary(lang: str) -> str:
 
 
 def _normalise(text: str) -> str:
+    """`text` in NFKC with case folded, the parts of words with capitals inside added at the end."""
+    for word in _CAMEL.findall(text):
+        text += " " + " ".join(part for part in _CAMEL_PART.findall(word) if len(part) > 1)
     if text.isascii():
         return text.lower()
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _ARABIC_BREAK.sub(" ", folded) if "\u200c" in folded else folded
+
+
+def _parts(word: str) -> list[str]:
+    """What hyphens and underscores separate, and the pairs that they join between a letter and a digit."""
+    parts = re.split("[-_\u2010]", word)
+    if len(parts) > 1 and _JOINT.search(word):
+        parts += [a + b for a, b in pairwise(parts) if a and b and a[-1].isdigit() != b[0].isdigit()]
+    return [part for part in parts if part]
+
+
+def _cut(run: str) -> list[str]:
+    return [run[i : i + _LONGEST_WORD] for i in range(0, len(run), _LONGEST_WORD)]
+
+
+def _chinese(run: str) -> list[str]:
+    """Characters and pairs of a run of Han and kana; a lone kana, which is a particle, is no term beside its pairs."""
+    if len(run) == 1:
+        return [run]
+    return [*_HAN.findall(run), *_KATAKANA.findall(run), *_neighbours(run, 2)]
+
+
+def _neighbours(pieces: Sequence[str], *sizes: int) -> list[str]:
+    """Every `size` neighbouring pieces as one, for each of the sizes."""
+    return ["".join(pieces[i : i + size]) for size in sizes for i in range(len(pieces) - size + 1)]
+
+
+def _unaccented(word: str) -> str:
+    return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFD", word))).translate(_PLAIN_LETTERS)
+
+
+@cache
+def _tables() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str], dict[int, str | None]]:
+    """Patterns of a word, of a run of one kind of script and of a cluster; what each character of a word is folded to.
+
+    Python's \\w leaves out combining marks, without which words of India would fall apart.
+    """
+    marks, folding = [], dict(_FOLDING)
+    for code in range(0x300, 0x11D00):
+        category = unicodedata.category(chr(code))
+        if category in ("Mn", "Mc", "Me") and code < 0x10000:
+            marks.append(code)
+        elif category == "Nd":
+            folding[code] = str(unicodedata.digit(chr(code)))
+    inside = "".join(map(chr, [*marks, 0xAD, 0x200C, 0x200D]))
+    words = re.compile(rf"[^\W_][\w\u2010{inside}\U00011000-\U00011cff-]*")  # above U+FFFF whole blocks: single marks are slow
+    runs = "|".join(rf"(?P<{kind}>[{chars}]+)" for kind, chars in _KINDS.items())
+    others = rf"[^{''.join(_KINDS.values())}]+"
+    clusters = re.compile(rf".[{''.join(map(chr, marks))}]*", re.DOTALL)
+    return words, re.compile(f"{runs}|{others}"), clusters, folding
