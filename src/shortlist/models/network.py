@@ -127,7 +127,7 @@ class _Config:
         self._path = folder / "config.json"
         self._values = _read_json(self._path)
         kind = self._values.get("model_type")
-        if kind not in _FAMILIES:
+        if not isinstance(kind, str) or kind not in _FAMILIES:
             raise ModelError(f"{self._path}: model_type is {kind!r}; this engine runs {', '.join(_FAMILIES)}.")
         self.family = _FAMILIES[kind]
         self.hidden_size = self._size("hidden_size", "hidden_size")
