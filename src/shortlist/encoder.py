@@ -120,4 +120,5 @@ class Encoder:
         return self._tokenizer.encode(prepared, self.max_tokens)
 
     def __repr__(self) -> str:
-        return f"<Encoder {self.name}: {self.card.layers} layers, {self.dims} dims, {self.max_tokens} tokens, {self._engine!r}>"
+        shape = f"{self.card.layers} layers, {self.dims} dims, {self.max_tokens} tokens"
+        return f"<Encoder {self.name}: {shape}, {self._engine.instruction_set}>"

@@ -62,8 +62,8 @@ class Reranker:
         shared = table_folder(folder, card)
         if card.table and table_fingerprint(shared) != card.table_fingerprint:
             raise ModelMismatch(
-                f"{card.name} was trained over the token table of {card.table} ({card.table_fingerprint[:12]}), but {shared} holds "
-                f"another ({table_fingerprint(shared)[:12]}). Remove that folder and run: shortlist models fetch {card.table}"
+                f"{card.name} was trained over the token table of {card.table} ({card.table_fingerprint[:12]}), but {shared} "
+                f"holds another. Remove that folder and run: shortlist models fetch {card.table}"
             )
         engine = NativeEngine(read_network(folder, shared), precision=precision, threads=threads)
         return cls(folder, card, Tokenizer.load(shared), engine)
@@ -120,7 +120,7 @@ class Reranker:
         return self._tokenizer.encode_pairs(queries, passages, self.max_tokens)
 
     def __repr__(self) -> str:
-        return f"<Reranker {self.name}: {self.card.layers} layers, {self.max_tokens} tokens, {self._engine!r}>"
+        return f"<Reranker {self.name}: {self.card.layers} layers, {self.max_tokens} tokens, {self._engine.instruction_set}>"
 
 
 def checked_query(query: str) -> str:

@@ -32,12 +32,19 @@ CHUNK_CHARACTERS = 1 << 18
 
 
 def checked_texts(texts: Sequence[str], what: str = "texts") -> Sequence[str]:
-    """`texts` itself. Raises BadInput if it is a single string or no sequence, or if an item is not a str."""
+    """`texts` itself. Raises BadInput if it is no list of str, or if a text is not well-formed Unicode."""
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise BadInput(f"{what}: got {type(texts).__name__}, expected a list of str. Put the text into a list.")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise BadInput(f"{what}[{i}] is {type(text).__name__}, expected str. Convert or leave out that item.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"{what}[{i}] holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: not valid "
+                f"Unicode. Decode the text again from its bytes, or replace that character."
+            ) from error
     return texts
 
 
@@ -174,7 +181,7 @@ class Tokenizer:
         Raises BadInput for anything but well-formed str, or if there are not as many queries as passages.
         """
         checked_texts(passages, "passages")
-        queries = [query] if isinstance(query, str) else checked_texts(query, "queries")
+        queries = checked_texts([query] if isinstance(query, str) else query, "queries")
         if not isinstance(query, str) and len(queries) != len(passages):
             raise BadInput(f"{len(queries)} queries for {len(passages)} passages: expected one query, or one for each passage.")
         room = self._room(max_tokens, self._pair)
@@ -201,22 +208,19 @@ class Tokenizer:
         """Ids of each text without special tokens (at least `needed` of them if it has so many), and how many it has in all."""
         for chunk in chunks(texts):
             heads = [_head(texts[i], READ_WHOLE) for i in chunk]
-            for i, head, ids in zip(chunk, heads, self._ids(heads, chunk.start), strict=True):
-                yield (ids, len(ids)) if len(head) == len(texts[i]) else self._long(texts[i], i, ids, len(head), needed)
+            for i, head, ids in zip(chunk, heads, self._ids(heads), strict=True):
+                yield (ids, len(ids)) if len(head) == len(texts[i]) else self._long(texts[i], ids, len(head), needed)
 
-    def _long(self, text: str, index: int, ids: list[int], read: int, needed: int) -> tuple[list[int], int]:
+    def _long(self, text: str, ids: list[int], read: int, needed: int) -> tuple[list[int], int]:
         while len(ids) <= needed and read < len(text):  # a text that is almost all white space, for example
             head = _head(text, 2 * read)
-            ids, read = self._ids([head], index)[0], len(head)
+            ids, read = self._ids([head])[0], len(head)
         if read == len(text):
             return ids, len(ids)
         return ids, max(len(ids) + 1, round(len(ids) * len(text) / read))
 
-    def _ids(self, texts: list[str], first: int) -> list[list[int]]:
-        try:
-            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        except (TypeError, UnicodeError) as error:
-            raise _malformed(texts, first) from error
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         found = [e.ids for e in encodings]
         for i, ids in enumerate(found):
             if not self._control.isdisjoint(ids):
@@ -249,18 +253,6 @@ def _head(text: str, characters: int) -> str:
         return text
     space = text.rfind(" ", characters // 2, characters)
     return text[: space if space > 0 else characters]
-
-
-def _malformed(texts: list[str], first: int) -> BadInput:
-    for i, text in enumerate(texts):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            return BadInput(
-                f"text {first + i} holds a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}: "
-                f"not valid Unicode. Decode the text again from its bytes, or replace that character."
-            )
-    return BadInput(f"texts {first} to {first + len(texts) - 1} were refused by the tokenizer: not valid Unicode.")
 
 
 def _json(path: Path) -> dict[str, Any]:

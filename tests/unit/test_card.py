@@ -37,8 +37,17 @@ def test_pooling_is_read_in_both_spellings(folder):
     assert read_card(folder).pooling == "cls"
 
 
-@pytest.mark.parametrize("settings", [{"pooling_mode": "max"}, {"pooling_mode_max_tokens": True}, {}, {"pooling_mode": ["cls", "mean"]},
-                                      {"pooling_mode": "mean", "include_prompt": False}])  # fmt: skip
+UNSUPPORTED = [
+    {},
+    {"pooling_mode": "max"},
+    {"pooling_mode": ["cls", "mean"]},
+    {"pooling_mode": "mean", "include_prompt": False},
+    {"pooling_mode_max_tokens": True},
+    {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+]
+
+
+@pytest.mark.parametrize("settings", UNSUPPORTED)
 def test_pooling_that_is_not_supported_is_refused(folder, settings):
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="this pooling is not supported"):
@@ -150,8 +159,16 @@ def test_truncated_weights(folder, cut):
         fingerprint(folder)
 
 
-@pytest.mark.parametrize("entry", [{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1 << 40]}}, {"w": {"dtype": "F32", "shape": [1],
-                                   "data_offsets": [-4, 0]}}, {"w": []}, {"w": {"dtype": "F32"}}, []])  # fmt: skip
+HOSTILE = [
+    {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1 << 40]}},
+    {"w": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}},
+    {"w": {"dtype": "F32"}},
+    {"w": []},
+    [],
+]
+
+
+@pytest.mark.parametrize("entry", HOSTILE)
 def test_hostile_header(folder, entry):
     header = json.dumps(entry).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))

@@ -137,7 +137,7 @@ def test_bad_input(tokenizer):
         tokenizer.encode(["a", 3], 32)
     with pytest.raises(BadInput, match="expected a list"):
         tokenizer.encode("a text", 32)
-    with pytest.raises(BadInput, match=r"text 1 holds a lone surrogate .U.D800. at character 2"):
+    with pytest.raises(BadInput, match=r"texts\[1\] holds a lone surrogate .U.D800. at character 2"):
         tokenizer.encode(["fine", "ab\ud800c"], 32)
     with pytest.raises(BadInput, match="special tokens"):
         tokenizer.encode(["a"], 2)

