@@ -3,7 +3,8 @@
     python bench/fidelity.py [--texts 504] [--lines 10000]
 
 Needs SHORTLIST_DATA, the fetched `shortlist-embed`, torch and sentence-transformers (extra `oracle`). Prints and writes
-bench/results/fidelity.md: cosine of each vector to the reference's in both precisions, and how many lines get the same token ids.
+bench/results/fidelity.md: cosine of each vector to the reference's in both precisions, and how many lines get the same
+token ids.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
         [
             "# Fidelity to the reference",
             "",
-            f"{datetime.date.today()}, shortlist {shortlist.__version__}, kernels {native.chosen_instruction_set()}, {versions}.",
+            f"{datetime.date.today()}, shortlist {shortlist.__version__}, {native.chosen_instruction_set()}, {versions}.",
             "Model: shortlist-embed. Cosine to sentence-transformers on torch float32. Made by `python bench/fidelity.py`.",
             "",
             "| language | passages | int8 least | int8 mean | float32 least | float32 mean |",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
 import platform
 import statistics
 import subprocess
@@ -69,8 +68,9 @@ def main() -> None:
             "# Time of a search",
             "",
             f"{datetime.date.today()}, shortlist {sl.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
-            f"kernels {native.chosen_instruction_set()}, {len(os.sched_getaffinity(0))} cores; {args.index.name}: {len(index):,} passages, "
-            f"{len(queries)} queries x {args.rounds} rounds after a warm-up. Milliseconds, p50 / p99. Made by `python bench/latency.py`.",
+            f"kernels {native.chosen_instruction_set()}, {native.available_cpus()} cores. {args.index.name}: {len(index):,} "
+            f"passages, {len(queries)} queries x {args.rounds} rounds after a warm-up. Milliseconds, p50 / p99. "
+            "Made by `python bench/latency.py`.",
             "",
             f"| first stage | {' | '.join(s.removesuffix('_ms') for s in STAGES)} |",
             "|" + " --- |" * (len(STAGES) + 1),

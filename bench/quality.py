@@ -2,9 +2,10 @@
 
     python bench/quality.py [COLLECTION[:SPLIT[:QUERIES]] …] [--work DIR] [--candidates 32]
 
-Needs SHORTLIST_DATA (a folder of collections in BEIR layout) and the fetched models. For each collection: `shortlist index`, then
-`shortlist run` for bm25, dense, hybrid (RRF, k = 60, equal weights) and two-stage, then `shortlist eval`. Indexes are kept in DIR and reused.
-Writes bench/results/quality.md with versions and date. Where a collection has more queries than QUERIES, an evenly spaced sample is run.
+Needs SHORTLIST_DATA (a folder of collections in BEIR layout) and the fetched models. For each collection: `shortlist index`,
+then `shortlist run` for bm25, dense, hybrid (RRF, k = 60, equal weights) and two-stage, then `shortlist eval`. Indexes stay
+in DIR for the next time. Writes bench/results/quality.md with versions and date. Where a collection has more queries than
+QUERIES, an evenly spaced sample is run.
 """
 
 from __future__ import annotations

@@ -21,16 +21,18 @@ from shortlist.text import split_passages
 
 # Modules people ask about; importing all of the standard library would start GUIs and open browsers.
 MODULES = (
-    "argparse array ast asyncio base64 bisect bz2 calendar cmath codecs collections collections.abc concurrent.futures configparser "
-    "contextlib copy csv ctypes dataclasses datetime decimal difflib dis email.message enum fileinput fnmatch fractions ftplib functools "
-    "gc getpass glob graphlib gzip hashlib heapq hmac html html.parser http.client http.cookies http.server imaplib importlib "
-    "importlib.metadata inspect io ipaddress itertools json keyword linecache locale logging logging.handlers lzma mailbox math "
-    "mimetypes mmap multiprocessing multiprocessing.pool multiprocessing.shared_memory netrc numbers operator optparse os os.path "
-    "pathlib pdb pickle pickletools pkgutil platform plistlib poplib pprint profile pstats queue random re reprlib sched secrets "
-    "select selectors shelve shlex shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct "
-    "subprocess symtable sys sysconfig tarfile tempfile textwrap threading time timeit tokenize trace traceback tracemalloc types "
-    "typing unicodedata unittest unittest.mock urllib.parse urllib.request uuid venv warnings wave weakref webbrowser wsgiref.util "
-    "xml.dom.minidom xml.etree.ElementTree xml.sax xmlrpc.client zipapp zipfile zipimport zlib zoneinfo builtins"
+    "argparse array ast asyncio base64 bisect bz2 calendar cmath codecs collections collections.abc concurrent.futures "
+    "configparser contextlib copy csv ctypes dataclasses datetime decimal difflib dis email.message enum fileinput "
+    "fnmatch fractions ftplib functools gc getpass glob graphlib gzip hashlib heapq hmac html html.parser http.client "
+    "http.cookies http.server imaplib importlib importlib.metadata inspect io ipaddress itertools json keyword linecache "
+    "locale logging logging.handlers lzma mailbox math mimetypes mmap multiprocessing multiprocessing.pool "
+    "multiprocessing.shared_memory netrc numbers operator optparse os os.path pathlib pdb pickle pickletools pkgutil "
+    "platform plistlib poplib pprint profile pstats queue random re reprlib sched secrets select selectors shelve shlex "
+    "shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess "
+    "symtable sys sysconfig tarfile tempfile textwrap threading time timeit tokenize trace traceback tracemalloc types "
+    "typing unicodedata unittest unittest.mock urllib.parse urllib.request uuid venv warnings wave weakref webbrowser "
+    "wsgiref.util xml.dom.minidom xml.etree.ElementTree xml.sax xmlrpc.client zipapp zipfile zipimport zlib zoneinfo "
+    "builtins"
 ).split()
 
 

@@ -2,9 +2,10 @@
 
     python bench/train/groups.py OUT.jsonl [COLLECTION:QUESTIONS …]
 
-Reads the train splits under SHORTLIST_DATA. Negatives come from the top of the encoder's and of BM25's rankings, some near the top and
-some deeper. A passage that the encoder scores more than MARGIN above the relevant one is left out: with one judged passage a question
-it may well be relevant too. One JSON object a line: `set`, `query`, `passages` (the relevant one first, then NEGATIVES others).
+Reads the train splits under SHORTLIST_DATA. Negatives come from the top of the encoder's and of BM25's rankings, some near
+the top and some deeper. A passage that the encoder scores more than MARGIN above the relevant one is left out: with one
+judged passage a question it may well be relevant too. One JSON object a line: `set`, `query`, `passages` (the relevant one
+first, then NEGATIVES others).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ DATA = Path(os.environ.get("SHORTLIST_DATA", ROOT.parent / "shared" / "data"))
 NEGATIVES, MARGIN, DEPTH = 7, 0.02, 40
 # Questions of each collection; the rules of use of every collection allow training on its train split.
 DEFAULT = (
-    "cmrc2018:2600 squad-sent:2000 tydi-en:2000 jaquad:1600 tydi-ko:1598 tydi-sw:800 iapp-thai:900 scifact:800 arcd:691 facqa:700 "
-    "faquad:600 cmrc2017-user:400 pubmedqa:400 afriqa:400 amqa:200 dureader-demo:95"
+    "cmrc2018:2600 squad-sent:2000 tydi-en:2000 jaquad:1600 tydi-ko:1598 tydi-sw:800 iapp-thai:900 scifact:800 arcd:691 "
+    "facqa:700 faquad:600 cmrc2017-user:400 pubmedqa:400 afriqa:400 amqa:200 dureader-demo:95"
 )
 
 
@@ -39,7 +40,7 @@ def chosen(ids: list[str], count: int) -> list[str]:
 
 
 def negatives(index: sl.Index, query: str, relevant: list[sl.Passage], draw: random.Random) -> list[sl.Passage]:
-    """Up to NEGATIVES passages: two of the encoder's best six, two of its best 25, two of BM25's best 12, the rest from both."""
+    """Up to NEGATIVES: two of the encoder's best six, two of its best 25, two of BM25's best 12, the rest from both."""
     question = index.encoder.encode([query], kind="query")[0]
     best = float((index.encoder.encode([p.content for p in relevant]) @ question).max())
     known = {p.content for p in relevant}

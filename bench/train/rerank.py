@@ -6,7 +6,8 @@ ENCODER_FOLDER is a standard BERT folder (`shortlist models fetch shortlist-embe
 `bench/train/groups.py`: one JSON object a line with `query` and `passages`, the relevant passage first.
 Resumes from the newest checkpoint in OUT. Needs torch and sentence-transformers (extra `train`).
 
-Loss: softmax cross entropy of the relevant passage against its negatives (ListNet with one relevant passage; Cao et al., ICML 2007).
+Loss: softmax cross entropy of the relevant passage against its negatives (ListNet with one relevant passage; Cao et al.,
+ICML 2007).
 Windows: a passage longer than the window is cut to the window that shares the most idf weight with the question.
 """
 
@@ -37,7 +38,7 @@ def best_window(query_ids: set[int], ids: list[int], idf: np.ndarray, width: int
 
 
 def with_negatives(groups: list[dict], count: int, easy: bool, seed: int) -> list[dict]:
-    """Groups cut to `count` negatives: of their own mined ones, or (easy) passages of other questions of the same collection."""
+    """Groups cut to `count` negatives: some of the mined ones, or (easy) passages of other questions of the collection."""
     draw = random.Random(seed)
     pools: dict[str, list[str]] = {}
     for group in groups:

@@ -90,7 +90,12 @@ _FOLDING: dict[int, str | None] = {
     **dict.fromkeys(range(0x6EA, 0x6EE)),  # with the line above: tatweel, vowel signs, marks for recitation
     **dict.fromkeys(range(0x591, 0x5C8)),  # Hebrew points and accents
     0x93C: None,  # nukta of Devanagari, often left out
-    0x6CC: "\u064a", 0x6D2: "\u064a", 0x6A9: "\u0643", 0x6C1: "\u0647", 0x6D5: "\u0647", 0x6C0: "\u0647",  # yeh, kaf, heh
+    0x6CC: "\u064a",
+    0x6D2: "\u064a",
+    0x6A9: "\u0643",
+    0x6C1: "\u0647",
+    0x6D5: "\u0647",
+    0x6C0: "\u0647",  # yeh, kaf, heh
 }
 """Characters of a word left out (None) or made one with another, before stemming."""
 _ARABIC_LETTERS = {0x622: 0x627, 0x623: 0x627, 0x625: 0x627, 0x671: 0x627, 0x649: 0x64A, 0x629: 0x647}

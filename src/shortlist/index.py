@@ -151,11 +151,14 @@ class Index:
     def add(self, passages: Iterable[Passage], *, progress: Callable[[int, int | None], None] | None = None) -> Added:
         """Add passages, read from the iterable as they are needed; durable when it returns.
 
-        They are committed in batches of 2,000 (fewer if they are long); `progress(done, total or None)` is called as
-        passages are encoded and after each commit. A batch is stored as a whole or not at all: an interruption or an error costs the batch in flight, never a
-        committed one. Raises BadInput (nothing of that batch is stored) for what is no Passage, an id that is empty or
-        already known, text that is no str or holds lone surrogates, and metadata that JSON cannot hold. NUL and other control
-        characters become spaces. A single passage costs a commit of its own, tens of milliseconds: add many at a time.
+        They are committed in batches of 2,000 (fewer if they are long); `progress(done, total or None)` is called as passages
+        are encoded and after each commit. A batch is stored as a whole or not at all: an interruption or an error costs the
+        batch in flight, never a committed one. A single passage costs a commit of its own, tens of milliseconds: add many at
+        a time.
+
+        Raises BadInput (nothing of that batch is stored) for what is no Passage, an id that is empty or already known, text
+        that is no str or holds lone surrogates, and metadata that JSON cannot hold. NUL and other control characters become
+        spaces.
         """
         if isinstance(passages, Passage):
             raise BadInput("add() takes an iterable of passages; for a single one write add([passage]).")

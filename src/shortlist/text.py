@@ -167,10 +167,8 @@ _COMMON_WORDS: dict[str, dict[str, str]] = {
         "beste egin duen dute oso arte gero",
         "ga": "agus an na ar is i a go le do bhí tá sé sí ag as ó nach níl cad cé cá conas cén mar seo sin faoi "
         "chun bhfuil gur leis",
-        "cy": "y yr a i o yn ac ar am ei eu mae oedd wedi gan fod nid hyn hwn beth pwy ble pryd sut ond neu roedd "
-        "bod hefyd",
-        "eo": "la kaj de en estas al ke kun por ne li ŝi ili mi estis sed aŭ kio kiu kie kiam kiel el per sur pri "
-        "ĉi tio",
+        "cy": "y yr a i o yn ac ar am ei eu mae oedd wedi gan fod nid hyn hwn beth pwy ble pryd sut ond neu roedd bod hefyd",
+        "eo": "la kaj de en estas al ke kun por ne li ŝi ili mi estis sed aŭ kio kiu kie kiam kiel el per sur pri ĉi tio",
         "id": "bahwa aku kamu saya kita anda sudah belum jangan bukan lagi hanya orang siapakah apakah dimanakah "
         "manakah yang dan di dari pada untuk dengan dalam ini itu adalah tidak oleh sebagai juga ke akan "
         "telah atau apa siapa kapan dimana mana bagaimana berapa mengapa menjadi dapat tersebut ia bisa "

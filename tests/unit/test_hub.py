@@ -222,5 +222,6 @@ def test_offline(hub, monkeypatch):
 def test_a_hub_that_does_not_answer(monkeypatch, tmp_path):
     monkeypatch.setenv("SHORTLIST_HOME", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(ModelError, match="could not be read"):
         models.fetch("tiny/encoder")

@@ -23,7 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shortlist",
         description="Search that works in any language on an ordinary CPU.",
-        epilog="Start with: shortlist models fetch shortlist-embed; shortlist index docs/ -o my.idx; shortlist search my.idx 'a question'",
+        epilog="Start with: shortlist models fetch shortlist-embed, then shortlist index docs/ -o my.idx, then "
+        "shortlist search my.idx 'a question'",
     )
     parser.add_argument("--version", action="version", version=f"shortlist {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)

@@ -44,7 +44,7 @@ def build(args: argparse.Namespace) -> int:
         total = len(index)
     if added.truncated:
         complain(
-            f"{added.truncated} passages were longer than the encoder reads; its vector covers their beginning, BM25 all of them"
+            f"{added.truncated} passages are longer than the encoder reads: their vectors cover the beginning, BM25 all of it"
         )
     out().print(f"{args.output}: {added.count:,} passages added, {total:,} in all")
     return 0

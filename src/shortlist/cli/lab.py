@@ -35,7 +35,7 @@ def add_verbs(verbs: Any) -> None:
     evaluate = verbs.add_parser(
         "eval",
         help="nDCG, MAP, Recall, P and MRR of runs",
-        description="Measures of TREC runs against judgements (TREC or BEIR TSV). Words with an @ are measures, the others files.",
+        description="Measures of TREC runs against judgements (TREC or BEIR TSV). Words with an @ are measures.",
         **example("shortlist eval qrels/test.tsv bm25.trec hybrid.trec nDCG@10 R@100"),
     )
     evaluate.add_argument("qrels", type=Path, metavar="QRELS")

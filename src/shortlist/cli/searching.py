@@ -121,6 +121,6 @@ def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, 
     console.print(table)
     offline = index.offline
     console.print(
-        f"Offline, done once: {len(index):,} passages, {offline.encode_s:.1f} s to encode, {offline.analyze_s:.1f} s to analyze. "
-        "Not counted above.\n"
+        f"Offline, done once: {len(index):,} passages, {offline.encode_s:.1f} s to encode and {offline.analyze_s:.1f} s "
+        "to analyze. Not counted above.\n"
     )

@@ -34,7 +34,7 @@ from shortlist.errors import BadInput, IndexFormatError
 from shortlist.quantize import HalfArray
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
-from shortlist.stores.truth import FORMAT, START, Effort, Point, Row, Truth
+from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Vectors, append_rows, rows_of, stride
 from shortlist.types import ByteArray, FloatArray, Passage
 
@@ -232,7 +232,7 @@ class EmbeddedStore:
         """What all passages ever added have cost."""
         return self._truth.effort()
 
-    def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]], effort: Effort = Effort()) -> None:
+    def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]], effort: Effort = NO_EFFORT) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
 
         terms   the analysed content, one list a passage

@@ -61,6 +61,9 @@ class Effort:
     encode_s: float = 0.0
 
 
+NO_EFFORT = Effort()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A passage on its way in: `analysed_as` is the language that its terms were made for, `half` float16[dims] or None."""
@@ -113,7 +116,7 @@ class Truth:
         """What all passages ever added have cost."""
         return Effort(*self._rows("SELECT analyze_s, encode_s FROM state")[0])
 
-    def append(self, rows: Sequence[Row], effort: Effort = Effort()) -> Point:
+    def append(self, rows: Sequence[Row], effort: Effort = NO_EFFORT) -> Point:
         """Commit passages under the next slots, all or none; returns where the index stands after it."""
         with self._transaction() as before:
             slots = range(before.slots, before.slots + len(rows))
