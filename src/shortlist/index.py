@@ -28,7 +28,7 @@ Fusion = Literal["rrf", "sum"]
 
 _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
-_FUSED_DEPTH = 100
+_FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ class Index:
     ) -> Ranking:
         """The k best passages, best first, ties by id.
 
-        first    "bm25", "dense", or "hybrid": both, fused from the best max(100, k) of each. The default is "hybrid", and
+        first    "bm25", "dense", or "hybrid": both, fused from the best max(1000, k) of each. The default is "hybrid", and
                  "bm25" for an index without vectors
         fusion   "rrf" (reciprocal ranks, k = 60) or "sum" (of z-scores)
         weights  of "bm25" and "dense" in the fusion, 1 each if not given

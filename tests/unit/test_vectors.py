@@ -4,7 +4,7 @@ import pytest
 from shortlist import _native
 from shortlist.errors import IndexFormatError
 from shortlist.quantize import to_int8
-from shortlist.stores.vectors import BLOCK, Vectors, append_rows, rows_of, stride
+from shortlist.stores.vectors import BLOCK, Vectors, append_rows, candidates, rows_of, stride
 
 LEVELS = _native.instruction_sets()
 
@@ -89,8 +89,8 @@ def test_int8_candidates_scored_again_in_float16_are_the_exact_result(kind):
     data, dead, halves = rows_of(vectors), np.zeros(count, np.uint8), vectors.astype(np.float16).astype(np.float32)
     found = 0
     for query in queries:
-        candidates, _ = scan(data, dims, to_int8(query[None])[0][0], dead, 2 * k + 100)
-        best = candidates[np.argsort(-(halves[candidates] @ query))[:k]]
+        slots, _ = scan(data, dims, to_int8(query[None])[0][0], dead, candidates(k))
+        best = slots[np.argsort(-(halves[slots] @ query))[:k]]
         found += len(set(best.tolist()) & set(np.argsort(-(vectors @ query))[:k].tolist()))
     assert found / (k * len(queries)) >= 0.999
 

