@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import numpy as np
 import pytest
 
 from reference_network import cosines, random_tokens
+from shortlist import models
 from shortlist.engines.native import NativeEngine
+from shortlist.errors import ModelNotFound
 from shortlist.models.network import Network, read_network
 from shortlist.types import Tokens
 
@@ -99,14 +100,14 @@ def parallel_texts(folder: Path, languages: str, count: int) -> list[str]:
 
 @pytest.mark.weights
 @pytest.mark.data
-def test_multilingual_e5_small() -> None:
-    """Mean-pooled vectors of 504 texts in 12 languages; the folder is named by SHORTLIST_E5."""
-    folder = Path(os.environ.get("SHORTLIST_E5", "no folder named"))
-    data = Path(os.environ.get("SHORTLIST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
-    if not folder.is_dir() or not data.is_dir():
-        pytest.skip("set SHORTLIST_E5 to the folder of multilingual-e5-small, SHORTLIST_DATA to the collections")
+def test_multilingual_e5_small(data_folder: Path) -> None:
+    """Mean-pooled vectors of 504 texts in 12 languages."""
+    try:
+        folder = models.resolve("shortlist-embed")
+    except ModelNotFound as error:
+        pytest.skip(str(error))
     transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
-    texts = parallel_texts(data, "en de es fr ar zh-Hans ja ko hi ta th ru", 42)
+    texts = parallel_texts(data_folder, "en de es fr ar zh-Hans ja ko hi ta th ru", 42)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     ids = [np.array(e.ids, np.int32) for e in tokenizer.encode_batch([f"passage: {text}" for text in texts])]
     offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids])]).astype(np.int32)
@@ -116,5 +117,4 @@ def test_multilingual_e5_small() -> None:
     network = read_network(folder)
     for precision, least in {"float32": 0.9999, "int8": 0.995}.items():
         found = cosines(NativeEngine(network, precision=precision, threads=2).run(tokens, "mean"), expected)
-        print(f"{precision}: cosine min {found.min():.6f}, mean {found.mean():.6f} over {len(texts)} texts")  # noqa: T201
         assert found.min() >= least
