@@ -160,7 +160,10 @@ REFUSED = {
     "no such model": (["search", "IDX", "x", "--rerank", "no-such-model"], "no-such-model"),
     "a folder that is no model": (["encode", "CORPUS", "--model", "FOLDER"], "config.json"),
     "an index of another model": (["index", "CORPUS", "-o", "IDX", "--model", "RERANKER"], ""),
-    "the same passages again": (["index", "CORPUS", "-o", "IDX", "--model", "ENCODER"], "p1"),
+    "the same passages again": (["index", "CORPUS", "-o", "IDX"], "p1"),
+    "a folder without text": (["index", "FOLDER", "-o", "new.idx"], "no corpus.jsonl"),
+    "no passage at all": (["index", "EMPTY", "-o", "new.idx"], "no passage in there"),
+    "a malformed line": (["index", "BROKEN", "-o", "new.idx"], "broken.jsonl:2"),
 }
 
 
@@ -170,10 +173,14 @@ def test_refusals_say_why_and_lose_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "broken.jsonl").write_text('{"id": "a", "text": "fine"}\n{"id": "b"\n', encoding="utf-8")
     names = {
         "IDX": idx,
         "CORPUS": corpus,
         "FOLDER": tmp_path / "folder",
+        "EMPTY": tmp_path / "empty.jsonl",
+        "BROKEN": tmp_path / "broken.jsonl",
         "ENCODER": tiny_encoder_folder,
         "RERANKER": tiny_reranker_folder,
     }
@@ -184,6 +191,7 @@ def test_refusals_say_why_and_lose_nothing(
     assert err.startswith("shortlist: ")
     assert expected in err
     assert "Traceback" not in err
+    assert not (tmp_path / "new.idx").exists()
     assert main(["search", str(idx), "Berlin", "--first", "bm25", "--rerank", "none", "--json"]) == 0
     assert json_lines(capsys.readouterr().out)[0]["hits"]
 

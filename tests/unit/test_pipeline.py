@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from index_tools import HashEncoder, passages
 
+from index_tools import HashEncoder, passages
 from shortlist import Index, Passage, Pipeline, Reranker
 from shortlist.errors import BadInput
 
