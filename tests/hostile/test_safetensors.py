@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from reference_network import random_folder, write_safetensors
 from shortlist.engines.native import NativeEngine
 from shortlist.errors import ModelError, ModelNotFound
-from shortlist.models.network import read_network, read_safetensors
+from shortlist.models.network import read_network
+from shortlist.models.weights import read_safetensors
 
 
 def write(path: Path, header: Any, data: bytes = b"", length: int | None = None) -> Path:
@@ -147,7 +148,7 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
     for content, message in [
         ('{"weight_map": {"a": "one.safetensors"}}', "does not hold tensor 'a'"),
         ("{}", "weight_map"),
-        ("[]", "not a JSON object"),
+        ("[]", "expected a JSON object"),
     ]:
         index.write_text(content)
         with pytest.raises(ModelError, match=message):

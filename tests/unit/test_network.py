@@ -11,7 +11,8 @@ import pytest
 
 from reference_network import random_folder, write_safetensors
 from shortlist.errors import ModelError, ModelNotFound
-from shortlist.models.network import TABLE, read_network, read_safetensors
+from shortlist.models.network import TABLE, read_network
+from shortlist.models.weights import read_safetensors
 
 
 def change_config(folder: Path, **values: Any) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from shortlist import _native
 from shortlist.errors import BadInput, ModelError
-from shortlist.models.network import HEADS, TABLE, Array, Network
+from shortlist.models.network import HEADS, TABLE, Network
+from shortlist.models.weights import Array
 from shortlist.types import ByteArray, FloatArray, IntArray, Tokens
 
 PRECISIONS = ("int8", "float32")

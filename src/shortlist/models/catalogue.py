@@ -180,7 +180,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         ),
         download_bytes=83_506_384,
         size_bytes=91_400_000,
-        fingerprint="6db4cc93c5b3de5f60ea413be5ffe991a91e3222a1d23ae09fde1326bcdfc17e",
+        fingerprint="784bf628b36e4bf9701e9de695ac524c8a90aefc6aae7435ac045ffc8830ed7c",
         canonical={
             "How many people live in Berlin?": (0.1167, -0.0137, -0.0104, 0.05896, -0.08547),
             "Berlin is the capital of Germany.": (0.07269, 0.05378, -0.01837, 0.09666, -0.02674),

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a model folder: JSON, checksums, tensor positions, folders that appear all at once."""
+"""Reading and writing the files of a model folder: JSON, checksums, folders that appear all at once."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import struct
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shortlist.errors import ModelError, ModelNotFound
 
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
-_LARGEST_HEADER = 100 << 20  # the limit of the safetensors format itself
 _STALE_AFTER_S = 24 * 3600
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ModelError if it holds anything else."""
+    """The JSON object in a file. Raises ModelNotFound without a file, ModelError if it holds anything else."""
     content = read_json_value(path)
     if not isinstance(content, dict):
         raise ModelError(f"{path}: expected a JSON object, got {type(content).__name__}.")
@@ -34,6 +31,8 @@ def read_json_value(path: Path) -> Any:
     """The JSON value in a file. Raises ModelError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFound(f"there is no {path}. Give a folder that holds config.json and {WEIGHTS}.") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON: {error}. Fetch or save the model again.") from error
 
@@ -56,59 +55,6 @@ def checksums(folder: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file in the folder but card.json, which holds these sums."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "card.json")
     return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where one tensor lies: bytes start..stop-1 of `path`."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def tensor_spans(folder: Path) -> dict[str, Span]:
-    """Position of every tensor of a folder, in one safetensors file or in shards.
-
-    Raises ModelNotFound if there are no weights, ModelError if a file is truncated or its header is not sound.
-    """
-    if (folder / SHARDS).is_file():
-        names = read_json(folder / SHARDS).get("weight_map", {})
-        shards = sorted({str(v) for v in names.values()}) if isinstance(names, dict) else []
-        if any(Path(s).name != s for s in shards):
-            raise ModelError(f"{folder / SHARDS}: names files outside of the folder. Use a model from a source you trust.")
-        return {name: span for shard in shards for name, span in _spans(folder / shard).items()}
-    return _spans(folder / WEIGHTS)
-
-
-def _spans(path: Path) -> dict[str, Span]:
-    if not path.is_file():
-        raise ModelNotFound(f"{path}: no such file. A model folder needs its weights in safetensors form.")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length > min(_LARGEST_HEADER, size - 8):
-            raise ModelError(f"{path}: truncated, or not a safetensors file ({size} bytes). Fetch or save the model again.")
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        spans = {name: _span(path, entry, 8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{path}: the header is not that of a safetensors file: {error}") from error
-    if any(not 8 + length <= s.start <= s.stop <= size for s in spans.values()):
-        raise ModelError(
-            f"{path}: a tensor reaches beyond the end of the file; it is truncated. Fetch or save the model again."
-        )
-    return spans
-
-
-def _span(path: Path, entry: dict[str, Any], base: int) -> Span:
-    start, stop = entry["data_offsets"]
-    return Span(path, str(entry["dtype"]), tuple(int(n) for n in entry["shape"]), base + int(start), base + int(stop))
 
 
 @contextmanager

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shortlist.models.card import ModelCard, read_card
-from shortlist.models.files import Span, read_json, sha256, tensor_spans
+from shortlist.models.files import read_json, sha256
+from shortlist.models.weights import Array, read_folder, type_name
 
 _TABLE_ROWS = 256
 # config.json fields that are notes about how the folder came to be, or matter in training only.
@@ -35,7 +37,6 @@ def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard 
     """
     card = card or read_card(folder)
     config = {k: v for k, v in read_json(folder / "config.json").items() if k not in _NOTES}
-    spans = tensor_spans(folder)
     parts: dict[str, Any] = {
         "config": config,
         "pooling": card.pooling,
@@ -44,7 +45,7 @@ def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard 
         "lowercase": card.lowercase,
         "max_tokens": card.max_tokens,
         "table": table_fingerprint(table_folder or folder),
-        "weights": {name: _digest(span) for name, span in spans.items() if not _is_table(name)},
+        "weights": {name: _digest(array) for name, array in read_folder(folder).items() if not _is_table(name)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -52,10 +53,10 @@ def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard 
 def table_fingerprint(folder: Path) -> str:
     """Hex sha256 of a folder's tokenizer and token table (shape, type and evenly spaced rows): what models share."""
     digest = hashlib.sha256(sha256(folder / "tokenizer.json").encode())
-    for name, span in sorted(tensor_spans(folder).items()):
+    for name, array in sorted(read_folder(folder).items()):
         if _is_table(name):
-            digest.update(json.dumps([span.dtype, span.shape]).encode())
-            digest.update(_rows(span))
+            digest.update(json.dumps([type_name(array), array.shape]).encode())
+            digest.update(_sample(array).tobytes())
     return digest.hexdigest()
 
 
@@ -63,17 +64,11 @@ def _is_table(name: str) -> bool:
     return "word_embeddings.weight" in name  # and the scale beside it, if there is one
 
 
-def _digest(span: Span) -> list[Any]:
-    return [span.dtype, span.shape, hashlib.sha256(_bytes(span, [(span.start, span.stop)])).hexdigest()]
+def _digest(array: Array) -> list[Any]:
+    return [type_name(array), array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()]
 
 
-def _rows(span: Span) -> bytes:
-    rows = max(1, span.shape[0])
-    size = (span.stop - span.start) // rows
-    starts = [span.start + size * (i * rows // _TABLE_ROWS) for i in range(_TABLE_ROWS)] if rows > _TABLE_ROWS else []
-    return _bytes(span, [(s, s + size) for s in starts] or [(span.start, span.stop)])
-
-
-def _bytes(span: Span, pieces: list[tuple[int, int]]) -> bytes:
-    with span.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return b"".join([view[a:b] for a, b in pieces])
+def _sample(table: Array) -> Array:
+    """At most _TABLE_ROWS rows, evenly spaced."""
+    rows = len(table)
+    return table if rows <= _TABLE_ROWS else table[np.arange(_TABLE_ROWS) * rows // _TABLE_ROWS]

@@ -1,30 +1,18 @@
-"""A model folder's network as named arrays: config.json and safetensors files, checked and memory-mapped.
-
-The safetensors format: 8 bytes with the header's length (little endian), a JSON header that gives each tensor's type,
-shape and byte range, then the bytes of all tensors without gaps. Nothing in it is executed, and nothing is read before
-the header has been checked against the file's size.
-"""
+"""A model folder's network as named arrays: config.json and weights, checked against each other, nothing copied."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from shortlist.errors import ModelError, ModelNotFound
-
-Array: TypeAlias = npt.NDArray[Any]
+from shortlist.errors import ModelError
+from shortlist.models.files import read_json
+from shortlist.models.weights import Array, read_folder
 
 TABLE = "embeddings.word_embeddings.weight"
-_WEIGHTS = "model.safetensors"
-_SHARDS = "model.safetensors.index.json"
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the format's reference implementation
 _MAX_SIZES = {
     "hidden_size": 16_384,
     "layers": 1_024,
@@ -33,21 +21,6 @@ _MAX_SIZES = {
     "vocab_size": 2**24,
     "max_position_embeddings": 2**20,
     "type_vocab_size": 256,
-}
-# numpy has no bfloat16: its bits travel as uint16.
-_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}
-_OTHER_TYPE_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "I32": 4,
-    "U32": 4,
-    "I16": 2,
-    "U16": 2,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
 }
 _FAMILIES = {"bert": "bert", "xlm-roberta": "xlm-roberta", "roberta": "xlm-roberta", "camembert": "xlm-roberta"}
 _ACTIVATIONS = {
@@ -145,7 +118,7 @@ class _Config:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "config.json"
-        self._values = _read_json(self._path)
+        self._values = read_json(self._path)
         kind = self._values.get("model_type")
         if not isinstance(kind, str) or kind not in _FAMILIES:
             raise ModelError(f"{self._path}: model_type is {kind!r}; this engine runs {', '.join(_FAMILIES)}.")
@@ -284,136 +257,3 @@ def _named(tensors: Mapping[str, Array]) -> dict[str, Array]:
             raise ModelError(f"two tensors are called {plain} once the prefix of {name!r} is taken off. Remove one of them.")
         named[plain] = array
     return named
-
-
-def read_folder(folder: Path) -> dict[str, Array]:
-    """All tensors of a folder's model.safetensors, or of the shards that model.safetensors.index.json lists."""
-    if (folder / _WEIGHTS).is_file():
-        return read_safetensors(folder / _WEIGHTS)
-    if (folder / _SHARDS).is_file():
-        return _read_shards(folder)
-    if not folder.is_dir():
-        raise ModelNotFound(f"{folder} is not a folder. Give the folder that holds config.json and {_WEIGHTS}.")
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    advice = f" {pickled[0]} is a pickle, which is never opened: save the model as safetensors." if pickled else ""
-    raise ModelNotFound(f"{folder} holds no {_WEIGHTS} and no {_SHARDS}.{advice}")
-
-
-def _read_shards(folder: Path) -> dict[str, Array]:
-    places = _read_json(folder / _SHARDS).get("weight_map")
-    if not isinstance(places, dict):
-        raise ModelError(f"{folder / _SHARDS}: weight_map is missing.")
-    shards: dict[str, dict[str, Array]] = {}
-    tensors: dict[str, Array] = {}
-    for name, file in places.items():
-        if not isinstance(file, str) or Path(file).name != file or file in ("", ".", ".."):
-            raise ModelError(
-                f"{folder / _SHARDS}: tensor {name!r} is placed in {file!r}; expected the name of a file in the folder."
-            )
-        if file not in shards:
-            shards[file] = read_safetensors(folder / file)
-        if name not in shards[file]:
-            raise ModelError(f"{folder / file} does not hold tensor {name!r}, which {_SHARDS} places there.")
-        tensors[name] = shards[file][name]
-    return tensors
-
-
-def read_safetensors(path: Path) -> dict[str, Array]:
-    """The tensors of one safetensors file as read-only views of the mapped file; bfloat16 as uint16 bits.
-
-    Tensors of types that no network uses (for example the int64 position ids of old files) are left out.
-    Raises ModelNotFound without a file and ModelError when header and file do not fit together.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            header_bytes = _header_length(path, file.read(8), size)
-            header = file.read(header_bytes)
-    except FileNotFoundError:
-        raise ModelNotFound(f"there is no file {path}.") from None
-    entries = _entries(path, header)
-    _check_layout(path, entries, size - 8 - header_bytes)
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
-    start = 8 + header_bytes
-    return {
-        name: mapped[start + entry.begin : start + entry.end].view(_TYPES[entry.type]).reshape(entry.shape)
-        for name, entry in entries.items()
-        if entry.type in _TYPES
-    }
-
-
-@dataclass(frozen=True)
-class _Entry:
-    type: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def _header_length(path: Path, prefix: bytes, size: int) -> int:
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length < 2 or length > size - 8:
-        raise ModelError(f"{path} is truncated or not a safetensors file: {size} bytes, a header of {length} bytes announced.")
-    if length > _MAX_HEADER_BYTES:
-        raise ModelError(f"{path}: the header has {length} bytes; at most {_MAX_HEADER_BYTES} are read.")
-    return length
-
-
-def _entries(path: Path, header: bytes) -> dict[str, _Entry]:
-    try:
-        values = json.loads(header.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: the header is not valid JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: the header is not a JSON object.")
-    values.pop("__metadata__", None)
-    return {name: _entry(path, name, value) for name, value in values.items()}
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return values
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _entry(path: Path, name: str, value: Any) -> _Entry:
-    try:
-        kind, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-    except (TypeError, KeyError, ValueError):
-        raise ModelError(f"{path}: tensor {name!r} lacks a usable dtype, shape or data_offsets.") from None
-    if not all(map(_is_count, (*shape, begin, end))) or len(shape) > 8:
-        raise ModelError(f"{path}: tensor {name!r} has shape {shape} at {begin}..{end}; expected whole numbers from 0 on.")
-    if not isinstance(kind, str) or (kind not in _TYPES and kind not in _OTHER_TYPE_BYTES):
-        raise ModelError(f"{path}: tensor {name!r} is of the unknown type {kind!r}.")
-    item = np.dtype(_TYPES[kind]).itemsize if kind in _TYPES else _OTHER_TYPE_BYTES[kind]
-    if end - begin != math.prod(shape) * item:
-        raise ModelError(f"{path}: tensor {name!r} ({kind}, shape {list(shape)}) does not fit its {end - begin} bytes.")
-    return _Entry(kind, shape, begin, end)
-
-
-def _check_layout(path: Path, entries: Mapping[str, _Entry], size: int) -> None:
-    """The tensors cover the data without gaps and overlaps, as the format demands."""
-    reached = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != reached:
-            raise ModelError(f"{path}: tensor {name!r} begins at byte {entry.begin}; the one before it ends at {reached}.")
-        reached = entry.end
-    if reached != size:
-        raise ModelError(f"{path} is truncated or damaged: its tensors need {reached} bytes, it has {size}.")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFound(f"there is no {path}. Give a folder that holds config.json and {_WEIGHTS}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} is not a JSON object.")
-    return values
