@@ -137,8 +137,8 @@ def available() -> list[Available]:
     for family in FAMILIES:
         for size in family.sizes:
             path = _find_shipped(f"{family.name}-{size}")
-            bytes_ = 0 if path is None else _bytes(path)
-            lines.append(Available(f"{family.name}-{size}", family.kind, family.about, "Apache-2.0", bytes_, 0, path))
+            size_bytes, licence = (0, "") if path is None else (_bytes(path), read_card(path).licence)
+            lines.append(Available(f"{family.name}-{size}", family.kind, family.about, licence, size_bytes, 0, path))
     for card_path in sorted(home().glob("*--*/card.json")):
         card = read_card(card_path.parent)
         about = f"{card.layers} layers, {card.dims} dims, {card.source}"

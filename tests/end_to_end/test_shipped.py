@@ -1,0 +1,55 @@
+"""The real models end to end: what ships loads, agrees with its card, and finds answers in many languages."""
+
+import pytest
+
+import shortlist as sl
+from shortlist import models
+from shortlist.data import read_collection
+from shortlist.errors import ModelNotFound
+from shortlist.measures import evaluate
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def polyglot(request):
+    return read_collection(request.config.rootpath / "examples" / "polyglot", "test")
+
+
+@pytest.fixture(scope="module")
+def index(request, tmp_path_factory):
+    try:
+        encoder = sl.Encoder.load("shortlist-embed")
+    except ModelNotFound as error:
+        pytest.skip(str(error))
+    with sl.Index.create(tmp_path_factory.mktemp("shipped") / "polyglot.idx", encoder=encoder) as index:
+        index.add(sl.read_passages(request.config.rootpath / "examples" / "polyglot"))
+        yield index
+
+
+def ndcg(run, qrels):
+    return evaluate(run, qrels, ["nDCG@10"]).mean["nDCG@10"]
+
+
+def test_each_stage_finds_more_than_the_one_before(index, polyglot):
+    search = sl.Pipeline(index, sl.Reranker.load("shortlist-rerank"))
+    first = {name: ndcg(sl.Pipeline(index).run(polyglot.queries, first=name), polyglot.qrels) for name in ("bm25", "dense")}
+    both = ndcg(search.run(polyglot.queries, candidates=32), polyglot.qrels)
+    assert first["bm25"] > 0.4
+    assert first["dense"] > 0.7
+    assert both > max(first.values()) - 0.03
+
+
+def test_the_models_here_are_those_that_were_published(index):
+    for name in ("shortlist-embed", "shortlist-rerank"):
+        assert models.verify(name) == []
+    assert index.encoder.verify() == []
+    assert sl.Reranker.load("shortlist-rerank").verify() == []
+
+
+def test_a_reranker_tells_an_answer_from_a_near_miss(index):
+    scores = sl.Reranker.load("shortlist-rerank").score(
+        "How many people live in Berlin?",
+        ["Berlin had a population of 3,520,031 registered inhabitants.", "Bananas are rich in potassium."],
+    )
+    assert scores[0] > scores[1] + 1
