@@ -6,6 +6,7 @@ languages with questions and judgements. Everything is written to `.demo/`.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -14,11 +15,12 @@ from time import perf_counter
 
 from rich.console import Console
 
+import python_docs
 from shortlist import cli
 
-HERE = Path(__file__).parent
-WORK = HERE.parent / ".demo"
-POLYGLOT = HERE / "polyglot"
+ROOT = Path(__file__).parents[1]
+WORK = Path(".demo")  # everything below is relative to the root, so that the commands can be copied
+POLYGLOT = Path("examples/polyglot")
 
 PYTHON_QUESTION = "How can I run a function again and again with a pause between the calls?"
 QUESTIONS = {
@@ -43,9 +45,6 @@ def build_corpora() -> None:
     """Both indexes, made anew."""
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir()
-    sys.path.insert(0, str(HERE))
-    import python_docs
-
     count = python_docs.main(WORK / "python.jsonl")
     Console().print(f"{count:,} passages cut from the documentation that Python carries")
     shortlist("index", POLYGLOT, "-o", WORK / "polyglot.idx")
@@ -66,13 +65,14 @@ def measure() -> None:
 def main() -> None:
     """From nothing to ranked answers."""
     start = perf_counter()
+    os.chdir(ROOT)
     shortlist("models", "fetch", "shortlist-embed")
     build_corpora()
     for index, questions in QUESTIONS.items():
         shortlist("search", WORK / index, *questions, "-k", "3")
     shortlist("compare", WORK / "python.idx", PYTHON_QUESTION, "-k", "5", "--candidates", "32")
     measure()
-    Console().print(f"\nDone in {perf_counter() - start:.0f} s. The indexes stay in {WORK.name}/: ask them more.")
+    Console().print(f"\nDone in {perf_counter() - start:.0f} s. The indexes stay in {WORK}/: ask them more.")
 
 
 if __name__ == "__main__":

@@ -123,8 +123,12 @@ def _with_stage(hit: Hit, score: float, stage: str, stage_score: float, rank: in
 
 
 def _finished(ranking: Ranking, hits: Sequence[Hit], cut: int, rerank_ms: float) -> Ranking:
-    notes = (*ranking.notes, f"{cut} of the reranked passages were cut to the reranker's length") if cut else ranking.notes
-    total = ranking.timings.get("total_ms", 0.0) + rerank_ms
+    note = f"{cut} of the reranked passages were cut to the reranker's length"
+    timings = dict(ranking.timings)
+    total_ms = timings.pop("total_ms", 0.0) + rerank_ms
     return replace(
-        ranking, hits=tuple(hits), timings={**ranking.timings, "rerank_ms": rerank_ms, "total_ms": total}, notes=notes
+        ranking,
+        hits=tuple(hits),
+        timings={**timings, "rerank_ms": rerank_ms, "total_ms": total_ms},
+        notes=(*ranking.notes, note) if cut else ranking.notes,
     )

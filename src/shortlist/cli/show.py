@@ -57,9 +57,12 @@ def example(text: str) -> dict[str, Any]:
 
 
 def excerpt(hit: Hit, width: int = 220) -> str:
-    """Title and the beginning of the text on one line."""
-    text = "" if hit.passage is None else " ".join(hit.passage.content.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """Id, title and the beginning of the text, as rich markup."""
+    if hit.passage is None:
+        return escape(hit.id)
+    text = " ".join(hit.passage.text.split())
+    shown = text if len(text) <= width else text[: width - 1] + "…"
+    return f"[dim]{escape(hit.id)}[/dim]  [bold]{escape(hit.passage.title)}[/bold]\n{escape(shown)}"
 
 
 def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
@@ -73,7 +76,7 @@ def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
         table.add_column(f"{stage} place", justify="right")
     for rank, hit in enumerate(ranking.hits[:k], 1):
         places = [str(hit.ranks.get(stage, "–")) for stage in stages]
-        table.add_row(str(rank), f"[dim]{escape(hit.id)}[/dim]\n{escape(excerpt(hit))}", f"{hit.score:.3f}", *places)
+        table.add_row(str(rank), excerpt(hit), f"{hit.score:.3f}", *places)
     return table
 
 
