@@ -3,8 +3,8 @@
     python bench/quality.py [COLLECTION[:SPLIT[:QUERIES]] …] [--work DIR] [--candidates 32]
 
 Needs SHORTLIST_DATA (a folder of collections in BEIR layout) and the fetched models. For each collection: `shortlist index`,
-then `shortlist run` for bm25, dense, hybrid (RRF, k = 60, equal weights) and two-stage, then `shortlist eval`. Indexes stay
-in DIR for the next time. Writes bench/results/quality.md with versions and date. Where a collection has more queries than
+then `shortlist run` for bm25, dense, both fused (by rank, and by the default) and two-stage, then `shortlist eval`. Indexes
+stay in DIR for the next time. Writes bench/results/quality.md with versions and date. Where a collection has more queries than
 QUERIES, an evenly spaced sample is run.
 """
 
@@ -33,6 +33,7 @@ MEASURES = ("nDCG@10", "R@100")
 STAGES = {
     "bm25": ("--first", "bm25", "--rerank", "none"),
     "dense": ("--first", "dense", "--rerank", "none"),
+    "rrf": ("--first", "hybrid", "--fusion", "rrf", "--rerank", "none"),
     "hybrid": ("--first", "hybrid", "--rerank", "none"),
     "two-stage": ("--first", "hybrid", "--rerank", "L-4"),
 }
@@ -80,7 +81,8 @@ def report(rows: list[dict], candidates: int) -> str:
         "# Quality of each stage",
         "",
         f"nDCG@10, {datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, "
-        f"kernels {native.chosen_instruction_set()}; encoder shortlist-embed in int8, hybrid by RRF (k = 60, equal weights), "
+        f"kernels {native.chosen_instruction_set()}; encoder shortlist-embed in int8. rrf fuses BM25 and vectors by "
+        f"rank (k = 60, equal weights), hybrid is the default fusion (weighted sum of z-scores), "
         f"two-stage reranks {candidates} candidates of hybrid with shortlist-rerank L-4. Made by `python bench/quality.py`.",
         "",
         head,

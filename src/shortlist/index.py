@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 First = Literal["hybrid", "bm25", "dense"]
 Fusion = Literal["rrf", "sum"]
 
+FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {"sum": {"bm25": 0.5, "dense": 1.0}, "rrf": {"bm25": 1.0, "dense": 1.0}}
+"""What counts how much where nothing else is said; ADR 4 has the measurements."""
+
 _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
 _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
@@ -243,15 +246,15 @@ class Index:
         k: int = 10,
         *,
         first: First | None = None,
-        fusion: Fusion = "rrf",
+        fusion: Fusion = "sum",
         weights: Mapping[str, float] | None = None,
     ) -> Ranking:
         """The k best passages, best first, ties by id.
 
         first    "bm25", "dense", or "hybrid": both, fused from the best max(1000, k) of each. The default is "hybrid", and
                  "bm25" for an index without vectors
-        fusion   "rrf" (reciprocal ranks, k = 60) or "sum" (of z-scores)
-        weights  of "bm25" and "dense" in the fusion, 1 each if not given
+        fusion   "sum" (of z-scores) or "rrf" (reciprocal ranks, k = 60)
+        weights  of "bm25" and "dense" in the fusion; if not given, 0.5 and 1 in the sum, 1 and 1 by ranks (ADR 4)
 
         timings  milliseconds: analyze_ms, bm25_ms, encode_ms, dense_ms, fuse_ms, total_ms, those that apply; load_ms when this
                  search had to load the encoder. Hits carry their passage, and the score and rank of each stage.
@@ -327,14 +330,16 @@ class _Search:
         names = list(self.lists)
         if weights is not None and not set(weights) <= set(names):
             raise BadInput(f"weights={dict(weights)}: expected weights of {' and '.join(names)}.")
-        factors = [1.0 if weights is None else weights.get(name, 1.0) for name in names]
+        if fusion not in FUSION_WEIGHTS:
+            raise BadInput(f'fusion={fusion!r}: expected "sum" or "rrf".')
+        chosen = {**FUSION_WEIGHTS[fusion], **(weights or {})}
+        factors = [chosen[name] for name in names]
         with _Clock(self.timings, "fuse_ms"):
             if fusion == "rrf":
                 self.lists["hybrid"] = rrf([[name for name, _ in self.lists[stage]] for stage in names], weights=factors)
-            elif fusion == "sum":
-                self.lists["hybrid"] = weighted_sum([self.lists[stage] for stage in names], weights=factors)
             else:
-                raise BadInput(f'fusion={fusion!r}: expected "rrf" or "sum".')
+                lists = [_filled(self.lists[stage], self.lists["dense"]) for stage in names]
+                self.lists["hybrid"] = weighted_sum(lists, weights=factors)
 
     def ranking(self, last: str, k: int) -> Ranking:
         best = self.lists[last][:k]
@@ -358,6 +363,16 @@ class _Search:
 def _say_further(say: Callable[[int, int | None], None], before: int, total: int | None, done: int, _: int | None) -> None:
     """Report `done` of a batch that began after `before` others."""
     say(before + done, total)
+
+
+def _filled(found: Sequence[Scored], others: Sequence[Scored], least: int = 10) -> list[Scored]:
+    """A list of fewer than `least` filled up with passages that it lacks, which score 0.
+
+    A z-score needs others to stand out from: without them the one passage that holds a rare word would get nothing for it.
+    """
+    names = {name for name, _ in found}
+    missing = [(name, 0.0) for name, _ in others[:least] if name not in names]
+    return [*found, *missing[: max(0, least - len(found))]]
 
 
 def _identity(encoder: Encoder) -> dict[str, Any]:

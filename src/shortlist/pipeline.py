@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from shortlist import fuse
 from shortlist.errors import BadInput
-from shortlist.index import Index
+from shortlist.index import Fusion, Index
 from shortlist.reranker import Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
 
@@ -25,9 +25,11 @@ class Pipeline:
     alone. Without a reranker the first stage's order stands.
     """
 
-    def __init__(self, index: Index, reranker: Reranker | None = None) -> None:
+    def __init__(self, index: Index, reranker: Reranker | None = None, *, fusion: Fusion = "sum") -> None:
+        """`fusion` of BM25 and vectors is that of `Index.search`."""
         self.index = index
         self.reranker = reranker
+        self.fusion: Fusion = fusion
 
     def __call__(
         self, query: str, *, k: int = 5, candidates: int = 32, first: FirstStage | None = None, weight: float | None = None
@@ -79,10 +81,10 @@ class Pipeline:
         if self.reranker is None:
             if first == "none":
                 raise BadInput("first='none' reads every passage with the reranker, but no reranker was given. Give one.")
-            return self.index.search(query, k=checked_k(depth), first=first)
+            return self.index.search(query, k=checked_k(depth), first=first, fusion=self.fusion)
         if first == "none":
             return self._rerank_all(query, self.reranker)
-        ranking = self.index.search(query, k=max(checked_k(candidates), depth), first=first)
+        ranking = self.index.search(query, k=max(checked_k(candidates), depth), first=first, fusion=self.fusion)
         return self._rerank(ranking, self.reranker, candidates, weight)
 
     def _rerank(self, ranking: Ranking, reranker: Reranker, candidates: int, weight: float | None) -> Ranking:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
-from shortlist.index import Index
+from shortlist.index import FUSION_WEIGHTS, Index
 from shortlist.pipeline import FIRST_STAGES, FirstStage, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.types import Ranking
@@ -50,6 +50,9 @@ def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query",
         "--first", choices=FIRST_STAGES, help="first stage; none reranks everything (default: hybrid, bm25 without vectors)"
     )
     parser.add_argument(
+        "--fusion", choices=tuple(FUSION_WEIGHTS), default="sum", help="of BM25 and vectors (default: %(default)s)"
+    )
+    parser.add_argument(
         "--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
@@ -59,9 +62,9 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the stage arguments name."""
     index = Index.open(args.index)
     if args.rerank == "none":
-        return Pipeline(index)
+        return Pipeline(index, fusion=args.fusion)
     name, size = ("shortlist-rerank", args.rerank) if args.rerank in SIZES else (args.rerank, "")
-    return Pipeline(index, Reranker.load(name, size=size, threads=args.threads))
+    return Pipeline(index, Reranker.load(name, size=size, threads=args.threads), fusion=args.fusion)
 
 
 def run_search(args: argparse.Namespace) -> int:
