@@ -26,7 +26,7 @@ from shortlist.types import Run
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SHORTLIST_DATA", ROOT.parent / "shared" / "data"))
-DEFAULT = "cmrc2018:dev iapp-thai:dev facqa:dev heq:dev norquad:dev pquad:dev faquad:dev kazqad-rc:dev".split()
+DEFAULT = "cmrc2018:dev iapp-thai:dev facqa:dev heq:dev norquad:dev pquad:dev faquad:dev".split()
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 QUERIES, CANDIDATES, DEPTH = 150, 32, 100
 PAIRS = (
