@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -159,12 +160,20 @@ REFUSED = {
     "no such input": (["index", "nowhere.jsonl", "-o", "new.idx", "--model", "none"], "nowhere.jsonl"),
     "no such model": (["search", "IDX", "x", "--rerank", "no-such-model"], "no-such-model"),
     "a folder that is no model": (["encode", "CORPUS", "--model", "FOLDER"], "config.json"),
-    "an index of another model": (["index", "CORPUS", "-o", "IDX", "--model", "RERANKER"], ""),
+    "an index of another model": (["index", "CORPUS", "-o", "IDX", "--model", "OTHER"], "was written by encoder"),
+    "a reranker as encoder": (["index", "CORPUS", "-o", "IDX", "--model", "RERANKER"], "not an encoder"),
     "the same passages again": (["index", "CORPUS", "-o", "IDX"], "p1"),
     "a folder without text": (["index", "FOLDER", "-o", "new.idx"], "no corpus.jsonl"),
     "no passage at all": (["index", "EMPTY", "-o", "new.idx"], "no passage in there"),
     "a malformed line": (["index", "BROKEN", "-o", "new.idx"], "broken.jsonl:2"),
 }
+
+
+def other_pooling(folder, copy):
+    """The same network, but another model: its vectors are those of the first token."""
+    shutil.copytree(folder, copy)
+    (copy / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 64, "pooling_mode_cls_token": true}')
+    return copy
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -179,6 +188,7 @@ def test_refusals_say_why_and_lose_nothing(
         "IDX": idx,
         "CORPUS": corpus,
         "FOLDER": tmp_path / "folder",
+        "OTHER": other_pooling(tiny_encoder_folder, tmp_path / "other"),
         "EMPTY": tmp_path / "empty.jsonl",
         "BROKEN": tmp_path / "broken.jsonl",
         "ENCODER": tiny_encoder_folder,
