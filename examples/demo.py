@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 WORK = Path(".demo")  # everything below is relative to the root, so that the commands can be copied
 POLYGLOT = Path("examples/polyglot")
 
-PYTHON_QUESTION = "How can I run a function again and again with a pause between the calls?"
+PYTHON_QUESTION = "How do I run a command and capture what it prints?"
 QUESTIONS = {
     "polyglot.idx": [
         "古人挖了哪条水道，使船能从湖南的江划到广西的江？",
