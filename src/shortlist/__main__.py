@@ -1,7 +1,5 @@
 """`python -m shortlist`: the command line."""
 
-import sys
+from shortlist.cli import run
 
-from shortlist.cli import main
-
-sys.exit(main())
+run()

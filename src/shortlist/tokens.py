@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import tokenizers
@@ -143,6 +144,7 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """From `tokenizer.json` in the folder, with `tokenizer_config.json` and `config.json` where present.
 
+        A tokenizer that is in use already is shared: an encoder and a reranker over one table read its vocabulary once.
         Raises ModelNotFound if there is no tokenizer.json, ModelError if it cannot be read.
         """
         path = folder / "tokenizer.json"
@@ -151,6 +153,14 @@ class Tokenizer:
                 f"{folder}: tokenizer.json is missing. Save the model's fast tokenizer there (transformers: "
                 f"AutoTokenizer.from_pretrained(...).save_pretrained(folder))."
             )
+        key = (str(path.resolve()), path.stat().st_mtime_ns)
+        shared = _IN_USE.get(key)
+        if shared is None:
+            shared = _IN_USE[key] = cls._read(folder, path)
+        return shared
+
+    @classmethod
+    def _read(cls, folder: Path, path: Path) -> Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -274,3 +284,7 @@ def _pad_id(backend: tokenizers.Tokenizer, settings: dict[str, Any], config: dic
     if found is None:
         found = (backend.padding or {}).get("pad_id", config.get("pad_token_id"))
     return int(found or 0)
+
+
+_IN_USE: WeakValueDictionary[tuple[str, int], Tokenizer] = WeakValueDictionary()
+"""(file, time of its last change) -> tokenizer, for as long as anybody holds it."""

@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from shortlist import __version__
 from shortlist.cli import indexing, lab, machine, modelling, searching
@@ -31,6 +32,17 @@ def build_parser() -> argparse.ArgumentParser:
     for module in VERBS:
         module.add_verbs(verbs)
     return parser
+
+
+def run() -> NoReturn:
+    """The console script: `main`, and out without giving back memory piece by piece.
+
+    The system takes it all at once, where freeing a vocabulary of 250,000 pieces would cost a quarter of a second.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
