@@ -8,8 +8,7 @@
     │   └── ChecksumError             a file is not the one that was published
     ├── IndexFormatError              a file of an index is damaged, foreign or of another version
     ├── IndexLocked                   another process is writing
-    ├── MissingExtra (ImportError)    an optional package is needed; the message holds the install command
-    └── Overloaded                    more work is queued than was allowed
+    └── MissingExtra (ImportError)    an optional package is needed; the message holds the install command
 
 A message says what is wrong with the values, what was expected, and what to do.
 """
@@ -56,7 +55,3 @@ class MissingExtra(ShortlistError, ImportError):
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'shortlist[{extra}]'"
         )
-
-
-class Overloaded(ShortlistError):
-    """More work is queued than was allowed."""

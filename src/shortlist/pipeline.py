@@ -43,8 +43,7 @@ class Pipeline:
         The ranking's timings are milliseconds: those of the first stage, `rerank_ms`, and `total_ms`.
         Raises BadInput for an unknown first stage, an empty query, k < 1 or k > candidates.
         """
-        if self.reranker is not None and first != "none":
-            checked_k(k, candidates)
+        checked_k(k, candidates if self.reranker is not None and first != "none" else None)
         ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight)
         return replace(ranking, hits=ranking.hits[:k])
 

@@ -153,6 +153,14 @@ def test_rerank_reads_lines_from_stdin_and_shows_the_batch(monkeypatch, tmp_path
         assert word in out
 
 
+def test_rerank_json_is_best_first_with_probabilities(corpus, tiny_reranker_folder, capsys):
+    assert main(["rerank", "Berlin?", str(corpus), "--rerank", str(tiny_reranker_folder), "--json"]) == 0
+    lines = json_lines(capsys.readouterr().out)
+    assert {line["id"] for line in lines} == {p["id"] for p in PASSAGES}
+    assert [line["score"] for line in lines] == sorted((line["score"] for line in lines), reverse=True)
+    assert all(line["probability"] == pytest.approx(1 / (1 + np.exp(-line["score"]))) for line in lines)
+
+
 REFUSED = {
     "k above candidates": (["search", "IDX", "x", "-k", "9", "--candidates", "3", "--rerank", "RERANKER"], "candidates=3"),
     "empty query": (["search", "IDX", "   ", "--rerank", "none"], "empty"),

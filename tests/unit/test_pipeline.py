@@ -91,6 +91,7 @@ def test_cut_passages_are_reported(tmp_path, reranker):
     [
         ({"k": 50, "candidates": 20}, "Raise candidates to at least 50"),
         ({"k": 0}, "k=0"),
+        ({"k": 0, "first": "none"}, "k=0"),
         ({"first": "colbert"}, "colbert"),
         ({"weight": 1.5}, "weight=1.5"),
     ],

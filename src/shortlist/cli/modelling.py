@@ -16,7 +16,7 @@ from shortlist.cli.show import complain, example, out, print_json, progress, wor
 from shortlist.data import read_passages
 from shortlist.encoder import Encoder
 from shortlist.errors import BadInput
-from shortlist.reranker import Reranker
+from shortlist.reranker import Reranker, probability
 from shortlist.types import Passage
 
 
@@ -110,10 +110,11 @@ def run_rerank(args: argparse.Namespace) -> int:
             inputs.plot(args.picture)
             complain(f"picture of the batch written to {args.picture}")
     scores = reranker.score(args.query, texts)
+    chances = probability(scores)
     order = sorted(range(len(texts)), key=lambda i: (-scores[i], passages[i].id))
     if args.json:
         for i in order:
-            print_json({"id": passages[i].id, "score": float(scores[i]), "text": texts[i]})
+            print_json({"id": passages[i].id, "score": float(scores[i]), "probability": float(chances[i]), "text": texts[i]})
         return 0
     table = Table(title=args.query, title_justify="left", show_lines=True)
     table.add_column("score", justify="right")
