@@ -22,8 +22,9 @@ from shortlist.models.registry import table_folder
 from shortlist.tokens import Tokenizer, checked_texts, chunks
 from shortlist.types import FloatArray, IntArray, Tokens
 
-# How far a canonical logit may be from the published one.
-TOLERANCE = 0.25
+# How far a canonical logit may be from the published one. The published ones are float32; int8 was seen to move a logit of
+# shortlist-rerank L-4 by 0.18 on average and by 0.50 at most (60 pairs whose logits have a standard deviation of 2.1).
+TOLERANCE = 0.75
 
 
 class Reranker:
