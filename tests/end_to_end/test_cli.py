@@ -1,5 +1,6 @@
 """The command line as a user meets it, with tiny random models built on the spot."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from shortlist.cli import build_parser, main
+from shortlist.encoder import Encoder
 
 PASSAGES = [
     {"id": "p1", "title": "柏林", "text": "柏林是德国首都，有三百五十二万人口。", "lang": "zh"},
@@ -233,6 +235,17 @@ def test_doctor_and_models_answer(capsys):
     assert report["kernels in use"] in report["instruction sets"]
     assert main(["models"]) == 0
     assert "shortlist-embed" in capsys.readouterr().out
+
+
+def test_verify_computes_the_canonical_results(tiny_encoder_folder, tmp_path, capsys):
+    folder = shutil.copytree(tiny_encoder_folder, tmp_path / "model")
+    vector = Encoder.load(folder).encode(["Berlin"], kind="")[0]
+    sums = {"config.json": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()}
+    for shift, status in ((0.0, 0), (0.5, 1)):
+        card = {"sha256": sums, "canonical": {"Berlin": [float(x) + shift for x in vector[:5]]}}
+        (folder / "card.json").write_text(json.dumps(card))
+        assert main(["models", "verify", str(folder)]) == status
+    assert "'Berlin' gives" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_is_no_error(idx):

@@ -39,9 +39,7 @@ def add_verbs(verbs: Any) -> None:
         **example("shortlist eval qrels/test.tsv bm25.trec hybrid.trec nDCG@10 R@100"),
     )
     evaluate.add_argument("qrels", type=Path, metavar="QRELS")
-    evaluate.add_argument(
-        "words", nargs="+", metavar="RUN|MEASURE", help="run files, and measures such as nDCG@10 (default: %(default)s)"
-    )
+    evaluate.add_argument("words", nargs="+", metavar="RUN|MEASURE", help="run files, and measures such as nDCG@10")
     form = evaluate.add_mutually_exclusive_group()
     form.add_argument(
         "--dict", action="store_true", help="all of NDCG, MAP, Recall, P and MRR as dictionaries with five decimals"

@@ -55,16 +55,19 @@ def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query",
     parser.add_argument(
         "--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
+    parser.add_argument("--threads", type=int, help="CPU threads of the reranker (default: all that it may use)")
 
 
 def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the stage arguments name."""
-    index = Index.open(args.index)
-    if args.rerank == "none":
-        return Pipeline(index, fusion=args.fusion)
+    reranker = None if args.rerank == "none" else load_reranker(args)
+    return Pipeline(Index.open(args.index), reranker, fusion=args.fusion)
+
+
+def load_reranker(args: argparse.Namespace) -> Reranker:
+    """The reranker that `--rerank` names: a size of our own family, or any other model."""
     name, size = ("shortlist-rerank", args.rerank) if args.rerank in SIZES else (args.rerank, "")
-    return Pipeline(index, Reranker.load(name, size=size, threads=args.threads), fusion=args.fusion)
+    return Reranker.load(name, size=size, threads=args.threads)
 
 
 def run_search(args: argparse.Namespace) -> int:
