@@ -49,6 +49,7 @@ def random_folder(
     labels: int = 1,
     activation: str = "gelu",
     prefix: str = "",
+    maxsim: bool = False,
     seed: int = 0,
 ) -> Path:
     """A model folder of random float32 weights, large enough that every part of the network matters."""
@@ -89,6 +90,8 @@ def random_folder(
         dense = prefix + dense if head == "bert" else dense
         tensors |= {f"{dense}.weight": matrix(hidden, hidden), f"{dense}.bias": vector(hidden)}
         tensors |= {f"{output}.weight": matrix(labels, hidden), f"{output}.bias": vector(labels)}
+    if maxsim:
+        tensors |= {"maxsim.weight": matrix(1, hidden), "maxsim.bias": vector(1), "maxsim.gain": vector(1, around=2)}
     config = {
         "model_type": family,
         "hidden_size": hidden,
@@ -189,23 +192,37 @@ class ReferenceNetwork:
             x = self.norm(f"{place}output.LayerNorm", x + self.linear(f"{place}output.dense", middle))
         return x
 
-    def score(self, state: Array) -> Array:
+    def score(self, states: Array, segments: Array) -> Array:
         dense, output = HEADS[self.network.head]
-        return self.linear(output, np.tanh(self.linear(dense, state[None])))[0]
+        first = self.linear(output, np.tanh(self.linear(dense, states[:1])))
+        return first + self.maxsim(states, segments) if self.network.maxsim else first
+
+    def maxsim(self, states: Array, segments: Array) -> float:
+        """For each row of segment 0 the best cosine with a row of segment 1, weighted; 0 without rows of either."""
+        weight, bias, gain = (self.tensor(f"maxsim.{part}").reshape(-1) for part in ("weight", "bias", "gain"))
+        unit = states / np.sqrt((states**2).sum(1, keepdims=True))
+        total = weights = 0.0
+        for i in np.flatnonzero(segments == 0):
+            best = -math.inf
+            for j in np.flatnonzero(segments == 1):
+                best = max(best, unit[i] @ unit[j])
+            of_row = math.log1p(math.exp(states[i] @ weight + bias[0]))
+            total, weights = total + of_row * best, weights + of_row
+        return gain[0] * total / weights if np.isin([0, 1], segments).all() else 0.0
 
     def run(self, tokens: Tokens, pooling: str) -> FloatArray:
         rows = []
         for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
             states = self.states(tokens.ids[a:b], tokens.segments[a:b])
-            rows.append(self.pool(states, pooling))
+            rows.append(self.pool(states, pooling, tokens.segments[a:b]))
         return np.concatenate(rows).astype(np.float32)
 
-    def pool(self, states: Array, pooling: str) -> Array:
+    def pool(self, states: Array, pooling: str, segments: Array) -> Array:
         if pooling == "none":
             return states
         if pooling == "mean":
             return states.mean(0, keepdims=True)
-        return self.score(states[0])[None] if pooling == "score" else states[:1]
+        return self.score(states, segments) if pooling == "score" else states[:1]
 
 
 def cosines(a: Array, b: Array) -> Array:

@@ -184,6 +184,25 @@ def write_reranker(folder: Path, *, seed: int = 11, layers: int = LAYERS) -> Pat
     return folder
 
 
+def write_maxsim_reranker(folder: Path, *, seed: int = 17, **card: object) -> Path:
+    """A BERT reranker over an XLM-R vocabulary with a MaxSim head, its card with segments; `card` adds or changes fields."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = xlmr_tokenizer()
+    vocab = tokenizer.get_vocab_size()
+    draw = np.random.default_rng(seed)
+    maxsim = {
+        "maxsim.weight": 0.2 * draw.standard_normal((1, HIDDEN), np.float32),
+        "maxsim.bias": np.full(1, 0.3, np.float32),
+        "maxsim.gain": np.full(1, 4.0, np.float32),
+    }
+    save_file(network_tensors(vocab, seed=seed, head="bert") | maxsim, folder / "model.safetensors", {"format": "pt"})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    changes = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    write_json(folder / "config.json", bert_config(vocab, "BertForSequenceClassification", **changes))
+    write_json(folder / "card.json", {"name": folder.name, "segments": True, **card})
+    return folder
+
+
 def write_xlmr_reranker(folder: Path, *, seed: int = 13) -> Path:
     """A plain transformers folder: tiny XLMRobertaForSequenceClassification with one label."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -75,16 +75,16 @@ Pooling pooling_named(const std::string& name) {
 class PyNetwork {
   public:
     PyNetwork(int hidden, int layers, int heads, int intermediate, int vocabulary, int positions, int first_position,
-              int token_types, int labels, float eps, bool tanh_gelu, bool int8, const std::string& instruction_set,
-              const nb::dict& arrays)
+              int token_types, int labels, float eps, bool tanh_gelu, bool int8, bool maxsim,
+              const std::string& instruction_set, const nb::dict& arrays)
         : arrays_(arrays) {
         Tensors tensors;
         for (const auto& [key, value] : arrays) {
             const auto name = nb::cast<std::string>(key);
             tensors.add(tensor_of(name, nb::cast<AnyArray>(value, false), arrays));
         }
-        const Config config{hidden,         layers,      heads,  intermediate, vocabulary, positions,
-                            first_position, token_types, labels, eps,          tanh_gelu,  int8};
+        const Config config{hidden,      layers, heads, intermediate, vocabulary, positions, first_position,
+                            token_types, labels, eps,   tanh_gelu,    int8,       maxsim};
         network_ = std::make_unique<Network>(config, tensors, kernels_named(instruction_set));
         keep_table_only();
     }
@@ -126,9 +126,10 @@ class PyNetwork {
 void bind_network(nb::module_& m) {
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that can run here, best first.");
     nb::class_<PyNetwork>(m, "Network")
-        .def(nb::init<int, int, int, int, int, int, int, int, int, float, bool, bool, const std::string&, const nb::dict&>(),
+        .def(nb::init<int, int, int, int, int, int, int, int, int, float, bool, bool, bool, const std::string&,
+                      const nb::dict&>(),
              nb::kw_only(), "hidden"_a, "layers"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a,
-             "first_position"_a, "token_types"_a, "labels"_a, "eps"_a, "tanh_gelu"_a, "int8"_a, "instruction_set"_a,
-             "tensors"_a)
+             "first_position"_a, "token_types"_a, "labels"_a, "eps"_a, "tanh_gelu"_a, "int8"_a, "maxsim"_a,
+             "instruction_set"_a, "tensors"_a)
         .def("run", &PyNetwork::run, "ids"_a, "segments"_a, "offsets"_a, "pooling"_a, "threads"_a, "out"_a.noconvert());
 }

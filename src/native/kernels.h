@@ -94,6 +94,12 @@ struct Kernels {
                        float* out);
 
     void (*attention)(const AttentionHead& head);
+
+    // out = x / |x|; a row of zeros stays one.   x and out: float[width]
+    void (*normalize)(const float* x, int width, float* out);
+
+    // best[i] = max over j of rows[i] . others[j].   rows: float[count][width]; others: float[other_count][width], at least one
+    void (*largest_dots)(const float* rows, int count, const float* others, int other_count, int width, float* best);
 };
 
 const Kernels& portable_kernels();

@@ -417,10 +417,73 @@ void attention(const AttentionHead& head) {
     }
 }
 
+// ---------------------------------------------------------------------------------------------- largest dot products
+
+constexpr int kDotTile = 4;   // rows x others: 16 accumulators + 4 rows + 1 other < 32 registers
+
+void normalize(const float* x, int width, float* out) {
+    __m512 squares = zero();
+    for (int k = 0; k < width; k += kLanes) squares = _mm512_fmadd_ps(_mm512_load_ps(x + k), _mm512_load_ps(x + k), squares);
+    const float length = __builtin_sqrtf(_mm512_reduce_add_ps(squares));
+    const __m512 inverse = all(1.0f / (length > 1e-12f ? length : 1e-12f));
+    for (int k = 0; k < width; k += kLanes) _mm512_store_ps(out + k, _mm512_mul_ps(_mm512_load_ps(x + k), inverse));
+}
+
+// best[r] = max(best[r], rows[r] . others[o]) for each of the rows and others of a tile.
+ALWAYS_INLINE void largest_tile(const float* const (&rows)[kDotTile], const float* const (&others)[kDotTile], int width,
+                                float (&best)[kDotTile]) {
+    __m512 sums[kDotTile][kDotTile];
+    UNROLL
+    for (int r = 0; r < kDotTile; r++) {
+        UNROLL
+        for (int o = 0; o < kDotTile; o++) sums[r][o] = zero();
+    }
+    for (int k = 0; k < width; k += kLanes) {
+        __m512 row[kDotTile];
+        UNROLL
+        for (int r = 0; r < kDotTile; r++) row[r] = _mm512_load_ps(rows[r] + k);
+        UNROLL
+        for (int o = 0; o < kDotTile; o++) {
+            const __m512 other = _mm512_load_ps(others[o] + k);
+            UNROLL
+            for (int r = 0; r < kDotTile; r++) sums[r][o] = _mm512_fmadd_ps(row[r], other, sums[r][o]);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < kDotTile; r++) {
+        UNROLL
+        for (int o = 0; o < kDotTile; o++) {
+            const float product = _mm512_reduce_add_ps(sums[r][o]);
+            best[r] = product > best[r] ? product : best[r];
+        }
+    }
+}
+
+// Pointers to kDotTile rows from `first` on; past the end the last row again, which changes no maximum.
+ALWAYS_INLINE void tile_rows(const float* rows, int first, int count, int width, const float* (&tile)[kDotTile]) {
+    UNROLL
+    for (int r = 0; r < kDotTile; r++)
+        tile[r] = rows + static_cast<ptrdiff_t>(first + r < count ? first + r : count - 1) * width;
+}
+
+void largest_dots(const float* rows, int count, const float* others, int other_count, int width, float* best) {
+    for (int i = 0; i < count; i += kDotTile) {
+        const float *row[kDotTile], *other[kDotTile];
+        float largest[kDotTile] = {-__builtin_inff(), -__builtin_inff(), -__builtin_inff(), -__builtin_inff()};
+        tile_rows(rows, i, count, width, row);
+        for (int j = 0; j < other_count; j += kDotTile) {
+            tile_rows(others, j, other_count, width, other);
+            largest_tile(row, other, width, largest);
+        }
+        for (int r = 0; r < kDotTile && i + r < count; r++) best[i + r] = largest[r];
+    }
+}
+
 }   // namespace
 
 const Kernels& avx512vnni_kernels() {
-    static const Kernels kernels{"avx512vnni", quantize, gelu_quantize, linear_int8, linear_float, layer_norm, attention};
+    static const Kernels kernels{"avx512vnni", quantize,  gelu_quantize, linear_int8, linear_float,
+                                 layer_norm,   attention, normalize,     largest_dots};
     return kernels;
 }
 

@@ -143,10 +143,38 @@ void attention(const AttentionHead& head) {
     }
 }
 
+// Lane l sums the products of the columns l, l + kLanes, ...: sums that stand side by side become vector code.
+float dot(const float* a, const float* b, int width) {
+    float sums[kLanes] = {};
+    for (int k = 0; k < width; k += kLanes) {
+        for (int l = 0; l < kLanes; l++) sums[l] += a[k + l] * b[k + l];
+    }
+    float sum = 0.0f;
+    for (int l = 0; l < kLanes; l++) sum += sums[l];
+    return sum;
+}
+
+void normalize(const float* x, int width, float* out) {
+    const float length = std::sqrt(dot(x, x, width));
+    const float inverse = 1.0f / (length > 1e-12f ? length : 1e-12f);
+    for (int k = 0; k < width; k++) out[k] = x[k] * inverse;
+}
+
+void largest_dots(const float* rows, int count, const float* others, int other_count, int width, float* best) {
+    for (int i = 0; i < count; i++, rows += width) {
+        best[i] = -INFINITY;
+        for (int j = 0; j < other_count; j++) {
+            const float product = dot(rows, others + static_cast<ptrdiff_t>(j) * width, width);
+            best[i] = product > best[i] ? product : best[i];
+        }
+    }
+}
+
 }   // namespace
 
 const Kernels& portable_kernels() {
-    static const Kernels kernels{"portable", quantize, gelu_quantize, linear_int8, linear_float, layer_norm, attention};
+    static const Kernels kernels{"portable", quantize,  gelu_quantize, linear_int8, linear_float,
+                                 layer_norm, attention, normalize,     largest_dots};
     return kernels;
 }
 

@@ -26,6 +26,7 @@ constexpr GeluCurve kTanhGelu = {4.5f,
 
 float exact_gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.7071067811865476f)); }
 float tanh_gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x))); }
+float softplus(float x) { return std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x))); }
 
 Linear linear(const Tensors& tensors, const std::string& name, const Axis& outputs, const Axis& inputs, bool int8) {
     Linear result(outputs.padded, inputs.padded, int8);
@@ -83,6 +84,11 @@ Network::Network(const Config& config, const Tensors& tensors, const Kernels& ke
         head_dense_ = linear(tensors, "head.dense", hidden, hidden, false);
         head_output_ = linear(tensors, "head.output", Axis::plain(config.labels), hidden, false);
     }
+    if (config.maxsim) {
+        maxsim_.weight = load(tensors.get("maxsim.weight", 1, config.hidden), width_);
+        maxsim_.bias = vector(tensors, "maxsim.bias", 1, 1)[0];
+        maxsim_.gain = vector(tensors, "maxsim.gain", 1, 1)[0];
+    }
 }
 
 // Rows that enter a linear layer; in int8 mode also their quantised form.
@@ -101,6 +107,7 @@ class Worker {
           kernels_(*network.kernels_),
           batch_(batch),
           pooling_(pooling),
+          only_first_(pooling == Pooling::kCls || (pooling == Pooling::kScore && !network.config_.maxsim)),
           width_(network.width_),
           heads_width_(network.heads_width_) {
         const size_t tokens = static_cast<size_t>(most_tokens), width = static_cast<size_t>(width_);
@@ -117,6 +124,7 @@ class Worker {
             scales_ = zeros<float>(chunk);
             offsets_ = zeros<int32_t>(chunk);
         }
+        if (config_.maxsim && pooling_ == Pooling::kScore) similarities_ = zeros<float>(tokens);
     }
 
     // Sequences first..last-1 of the batch.
@@ -124,10 +132,9 @@ class Worker {
         first_ = first;
         count_ = last - first;
         embed();
-        const bool only_first = pooling_ == Pooling::kCls || pooling_ == Pooling::kScore;
         for (int l = 0; l < config_.layers; l++)
-            encode(network_.layers_[static_cast<size_t>(l)], only_first && l + 1 == config_.layers);
-        if (only_first && config_.layers == 0) keep_first_rows();
+            encode(network_.layers_[static_cast<size_t>(l)], only_first_ && l + 1 == config_.layers);
+        if (only_first_ && config_.layers == 0) keep_first_rows();
         pool(out);
     }
 
@@ -253,7 +260,13 @@ class Worker {
             case Pooling::kMean:
                 for (int i = 0; i < count_; i++) mean(i, out + static_cast<size_t>(first_ + i) * hidden);
                 break;
-            case Pooling::kScore: for_chunks(count_, [&](int row, int count) { score(row, count, out); }); break;
+            case Pooling::kScore:
+                if (config_.maxsim) {
+                    for (int i = 0; i < count_; i++) similarities_[i] = maxsim(i);
+                    keep_first_rows();
+                }
+                for_chunks(count_, [&](int row, int count) { score(row, count, out); });
+                break;
         }
     }
 
@@ -266,7 +279,40 @@ class Worker {
         for (int k = 0; k < config_.hidden; k++) out[k] *= inverse;
     }
 
-    // out = classifier(tanh(dense(first token))), for sequences row..row+count-1 of the block.
+    // The MaxSim part of the score of sequence i (see MaxSim).
+    float maxsim(int i) {
+        const MaxSim& head = network_.maxsim_;
+        const uint8_t* segments = batch_.segments + batch_.offsets[first_];
+        float* query = key_value_.get();   // nobody reads keys and values after the last layer; they are wider than states
+        const int asked = unit_rows(i, segments, 0, query);
+        float* passage = query + static_cast<ptrdiff_t>(asked) * width_;
+        const int read = unit_rows(i, segments, 1, passage);
+        if (asked == 0 || read == 0) return 0.0f;
+        float* best = scratch_.get();
+        kernels_.largest_dots(query, asked, passage, read, width_, best);
+        float sum = 0.0f, weights = 0.0f;
+        for (int row = start(i); row < start(i + 1); row++) {
+            if (segments[row] != 0) continue;
+            float dot;
+            kernels_.largest_dots(state(row), 1, head.weight.get(), 1, width_, &dot);
+            const float weight = softplus(dot + head.bias);
+            sum += weight * *best++;
+            weights += weight;
+        }
+        return weights > 0.0f ? head.gain * sum / weights : 0.0f;
+    }
+
+    // The states of one segment of sequence i, each divided by its length, one after the other; returns how many there are.
+    int unit_rows(int i, const uint8_t* segments, int segment, float* out) const {
+        int count = 0;
+        for (int row = start(i); row < start(i + 1); row++) {
+            if (segments[row] == segment)
+                kernels_.normalize(state(row), width_, out + static_cast<ptrdiff_t>(count++) * width_);
+        }
+        return count;
+    }
+
+    // out = classifier(tanh(dense(first token))) + MaxSim part, for sequences row..row+count-1 of the block.
     void score(int row, int count, float* out) {
         const Linear &dense = network_.head_dense_, &output = network_.head_output_;
         kernels_.linear_float(dense.float32(), state(row), count, nullptr, sums_.get(), width_);
@@ -275,8 +321,10 @@ class Worker {
         const Buffer<float> labels = zeros<float>(static_cast<size_t>(count) * static_cast<size_t>(output.outputs()));
         kernels_.linear_float(output.float32(), sums_.get(), count, nullptr, labels.get(), output.outputs());
         for (int i = 0; i < count; i++) {
-            std::copy_n(labels.get() + static_cast<ptrdiff_t>(i) * output.outputs(), config_.labels,
-                        out + static_cast<ptrdiff_t>(first_ + row + i) * config_.labels);
+            const float* from = labels.get() + static_cast<ptrdiff_t>(i) * output.outputs();
+            const float part = config_.maxsim ? similarities_[row + i] : 0.0f;
+            std::transform(from, from + config_.labels, out + static_cast<ptrdiff_t>(first_ + row + i) * config_.labels,
+                           [part](float x) { return x + part; });
         }
     }
 
@@ -285,16 +333,18 @@ class Worker {
     const Kernels& kernels_;
     const Batch& batch_;
     const Pooling pooling_;
+    const bool only_first_;   // of the last layer nobody reads other rows than the first tokens'
     const int width_, heads_width_;
     int first_ = 0, count_ = 0;   // the block: sequences first_ .. first_ + count_ - 1
 
-    Buffer<float> states_;      // [tokens][width]
-    Buffer<float> query_;       // [tokens][heads_width]; becomes the context
-    Buffer<float> key_value_;   // [tokens][2 heads_width]
-    Buffer<float> sums_;        // [chunk][width]: a linear layer's output plus residual, before its layer norm
-    Buffer<float> middle_;      // [chunk][middle_width]
-    Buffer<float> scratch_;     // of one head of attention
-    Buffer<int8_t> int8_;       // the chunk's quantised rows
+    Buffer<float> states_;         // [tokens][width]
+    Buffer<float> query_;          // [tokens][heads_width]; becomes the context
+    Buffer<float> key_value_;      // [tokens][2 heads_width]; after the last layer, the rows of one sequence for MaxSim
+    Buffer<float> sums_;           // [chunk][width]: a linear layer's output plus residual, before its layer norm
+    Buffer<float> middle_;         // [chunk][middle_width]
+    Buffer<float> scratch_;        // of one head of attention; after the last layer, [longest] largest cosines
+    Buffer<float> similarities_;   // [tokens]: the MaxSim part of each sequence
+    Buffer<int8_t> int8_;          // the chunk's quantised rows
     Buffer<float> scales_;
     Buffer<int32_t> offsets_;
 };

@@ -17,6 +17,7 @@ struct Config {
     float eps;            // of the layer norms
     bool tanh_gelu;       // the tanh approximation of GELU instead of the exact one
     bool int8;            // int8 linear layers; float32 otherwise
+    bool maxsim;          // the score head has a MaxSim part
 };
 
 // A ragged batch; sequence i is ids[offsets[i]] .. ids[offsets[i + 1] - 1]. Checked by the caller: ids < vocabulary,
@@ -32,7 +33,7 @@ enum class Pooling {
     kCls,     // out float[count][hidden]: the state of the first token
     kMean,    // out float[count][hidden]: the mean of all states
     kNone,    // out float[total][hidden]: all states
-    kScore,   // out float[count][labels]: dense, tanh and classifier over the first token
+    kScore,   // out float[count][labels]: dense, tanh and classifier over the first token, plus the MaxSim part
 };
 
 struct Layer {
@@ -42,6 +43,15 @@ struct Layer {
     Buffer<float> attention_gain, attention_shift;
     Linear up, down;   // hidden -> intermediate -> hidden
     Buffer<float> output_gain, output_shift;
+};
+
+// Late interaction (ColBERT; Khattab and Zaharia, SIGIR 2020) over states that were encoded together. With the states h of a
+// sequence's last layer, Q its rows of segment 0, P its rows of segment 1 and w_i = softplus(weight . h_i + bias) it adds
+//     gain * sum over i in Q of w_i * max over j in P of cos(h_i, h_j) / sum over i in Q of w_i
+// to the score; 0 where Q or P is empty.
+struct MaxSim {
+    Buffer<float> weight;   // [width]
+    float bias, gain;
 };
 
 class Network {
@@ -70,6 +80,7 @@ class Network {
     Buffer<float> positions_, types_, embedding_gain_, embedding_shift_;
     std::vector<Layer> layers_;
     Linear head_dense_, head_output_;
+    MaxSim maxsim_;
 };
 
 }   // namespace shortlist

@@ -24,6 +24,7 @@ class Network:
         eps: float,
         tanh_gelu: bool,
         int8: bool,
+        maxsim: bool,
         instruction_set: str,
         tensors: Mapping[str, npt.NDArray[Any]],
     ) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,19 @@ class Reranker:
         precision: str = "int8",
         download: bool = False,
         revision: str | None = None,
+        window: int | None = None,
     ) -> Reranker:
         """From a name that `shortlist models` lists (with `size`, "L-4"), a folder, or a hub model `owner/name`.
 
+        `window` takes the place of the card's: of a passage with more tokens only that many are read, those that share most
+        with the query; 0 = as many as fit.
+
         Raises ModelNotFound (the message says what to run), ModelError if the folder holds no reranker with one score,
-        ModelMismatch if the model whose token table it shares is not the one that it was trained with.
+        ModelMismatch if the model whose token table it shares is not the one that it was trained with, BadInput for a
+        negative window.
         """
+        if window is not None and window < 0:
+            raise BadInput(f"window={window}: expected a number of tokens, 0 for whole passages, or None for the card's.")
         folder = models.resolve(name_or_path, size=size, download=download, revision=revision)
         card = models.read_card(folder)
         if card.kind != "reranker":
@@ -67,6 +74,7 @@ class Reranker:
                 f"holds another. Remove that folder and run: shortlist models fetch {card.table}"
             )
         engine = NativeEngine(read_network(folder, shared), precision=precision, threads=threads)
+        card = card if window is None else replace(card, window=window)
         return cls(folder, card, Tokenizer.load(shared), engine)
 
     @property
@@ -89,7 +97,9 @@ class Reranker:
         return self.score_counted(query, passages)[0]
 
     def score_counted(self, query: str, passages: Sequence[str]) -> tuple[FloatArray, IntArray]:
-        """The logits float32[n], and int32[n]: tokens of each pair that did not fit and were cut off (0 = all read).
+        """The logits float32[n], and int32[n]: tokens of each pair that were not read (0 = all were).
+
+        They are left out because they did not fit, or because they lie outside of the window.
 
         A score does not depend on the other passages of the call. Raises BadInput for an empty query, or if the query is no
         str or the passages are not a list of well-formed str.
@@ -101,6 +111,10 @@ class Reranker:
             tokens, cut[part.start : part.stop] = self._tokenize(query, passages[part.start : part.stop])
             scores[part.start : part.stop] = self._engine.run(tokens, "score")[:, 0]
         return scores, cut
+
+    def probability(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Logits as probabilities of relevance, float64: with the card's temperature if it has one, else the plain sigmoid."""
+        return probability(scores, self.card.temperature or 1.0)
 
     def prepare_batch(self, queries: str | Sequence[str], passages: Sequence[str]) -> Inputs:
         """The pairs (one query for all passages, or one for each) as padded arrays: what foreign runtimes read."""
@@ -118,7 +132,9 @@ class Reranker:
         return problems
 
     def _tokenize(self, queries: str | Sequence[str], passages: Sequence[str]) -> tuple[Tokens, IntArray]:
-        return self._tokenizer.encode_pairs(queries, passages, self.max_tokens)
+        return self._tokenizer.encode_pairs(
+            queries, passages, self.max_tokens, segments=self.card.segments, window=self.card.window
+        )
 
     def __repr__(self) -> str:
         return f"<Reranker {self.name}: {self.card.layers} layers, {self.max_tokens} tokens, {self._engine.instruction_set}>"
@@ -133,9 +149,14 @@ def checked_query(query: str) -> str:
     return query
 
 
-def probability(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The logistic function of raw logits, 1 / (1 + exp(-x)), float64, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(scores, np.float64)))
+def probability(scores: npt.ArrayLike, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """The logistic function of raw logits over a temperature, 1 / (1 + exp(-x / temperature)), float64, without overflow.
+
+    Raises BadInput unless the temperature is above 0.
+    """
+    if not temperature > 0:
+        raise BadInput(f"temperature={temperature}: expected a number above 0; 1 leaves the logits as they are.")
+    return 0.5 * (1.0 + np.tanh(0.5 / temperature * np.asarray(scores, np.float64)))
 
 
 @dataclass(frozen=True)

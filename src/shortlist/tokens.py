@@ -9,6 +9,7 @@ letter, so every post-processor of the library works.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,6 +63,26 @@ def chunks(texts: Sequence[str], size: int = CHUNK_TEXTS) -> Iterator[range]:
         yield range(start, len(texts))
 
 
+def best_window(query: Sequence[int], passage: Sequence[int], width: int) -> int:
+    """Start of the `width` tokens of `passage` that share most with `query`; 0 if the passage has no more than `width`.
+
+    Windows start every width // 2 tokens, the last one ends with the passage. One is worth the sum over the distinct ids that
+    it shares with the query of log(2 + id): a vocabulary is sorted by frequency, so by Zipf's law the log of the rank stands
+    for the information of a piece. The earliest of equals wins. Raises BadInput if `width` is below 1.
+    """
+    if width < 1:
+        raise BadInput(f"width={width}: a window has at least one token.")
+    last = len(passage) - width
+    if last <= 0:
+        return 0
+    worth = {token: math.log(2 + token) for token in query}
+    asked = set(worth)
+    starts: list[int] = [*range(0, last, max(1, width // 2)), last]
+    # fsum rounds once, so that equal sets are equal whatever the order of their tokens
+    values = [math.fsum(worth[t] for t in asked.intersection(passage[start : start + width])) for start in starts]
+    return starts[values.index(max(values))]
+
+
 @dataclass(frozen=True)
 class _Template:
     """What stands before, between and after the texts: ids and segments of each piece, and the segment of each text."""
@@ -85,6 +106,12 @@ class _Template:
                 text_segments[owner] = segment
                 place = owner + 1
         return cls(tuple(fixed), tuple(segments), tuple(text_segments))
+
+    def marked(self) -> _Template:
+        """The same ids, where the last text and what closes it are of segment 1 and all the rest is of segment 0."""
+        last = len(self.fixed) - 1
+        segments = tuple([int(i == last)] * len(piece) for i, piece in enumerate(self.fixed))
+        return _Template(self.fixed, segments, tuple(int(i == last - 1) for i in range(last)))
 
     @property
     def size(self) -> int:
@@ -184,10 +211,22 @@ class Tokenizer:
             cut[i] = total - min(len(ids), room)
         return batch.tokens(), cut
 
-    def encode_pairs(self, query: str | Sequence[str], passages: Sequence[str], max_tokens: int) -> tuple[Tokens, IntArray]:
-        """Each passage after the query (one for all, or one for each), and int32[n]: how many tokens of the pair were cut off.
+    def encode_pairs(
+        self,
+        query: str | Sequence[str],
+        passages: Sequence[str],
+        max_tokens: int,
+        *,
+        segments: bool = False,
+        window: int = 0,
+    ) -> tuple[Tokens, IntArray]:
+        """Each passage after the query (one for all, or one for each), and int32[n]: how many tokens of the pair were left out.
 
         The passage gives way. Only a query longer than half of the room, in a pair that does not fit, is cut to that half.
+        segments=True: all from the passage's first token on is of segment 1, all before it of 0, whatever the template says.
+        With a window, a passage of more than `window` tokens is first reduced to its `best_window`; of one longer than
+        READ_WHOLE characters, the best of what was read.
+
         Raises BadInput for anything but well-formed str, or if there are not as many queries as passages.
         """
         checked_texts(passages, "passages")
@@ -195,10 +234,14 @@ class Tokenizer:
         if not isinstance(query, str) and len(queries) != len(passages):
             raise BadInput(f"{len(queries)} queries for {len(passages)} passages: expected one query, or one for each passage.")
         room = self._room(max_tokens, self._pair)
-        batch, cut = _Batch(self._pair, self._segments), np.zeros(len(passages), np.int32)
+        batch = _Batch(self._pair.marked(), True) if segments else _Batch(self._pair, self._segments)
+        cut = np.zeros(len(passages), np.int32)
         firsts = list(self._contents(queries, room))
-        for i, (ids, total) in enumerate(self._contents(passages, room)):
+        for i, (ids, total) in enumerate(self._contents(passages, max(room, window))):
             first, first_total = firsts[0 if isinstance(query, str) else i]
+            if window:
+                start = best_window(first[:room], ids, window)
+                ids = ids[start : start + window]
             kept = first[: max(room // 2, room - len(ids))]
             rest = ids[: room - len(kept)]
             batch.add(kept, rest)

@@ -135,6 +135,54 @@ CHANGES = {
 }
 
 
+def test_segments_window_and_temperature(tiny_reranker_folder, tmp_path):
+    folder = shutil.copytree(tiny_reranker_folder, tmp_path / "reranker")
+    card = read_card(folder)
+    assert (card.segments, card.window, card.temperature) == (False, 0, 0)
+    (folder / "card.json").write_text('{"segments": true, "window": 96, "temperature": 1.7}')
+    card = read_card(folder)
+    assert (card.segments, card.window, card.temperature) == (True, 96, 1.7)
+
+
+REFUSED = [
+    ("segments", 1),
+    ("segments", "yes"),
+    ("segments", None),
+    ("window", -1),
+    ("window", 96.0),
+    ("window", True),
+    ("window", "96"),
+    ("temperature", -1),
+    ("temperature", 0.001),
+    ("temperature", float("nan")),
+    ("temperature", float("inf")),
+    ("temperature", 10**400),
+    ("temperature", True),
+    ("temperature", "1"),
+    ("temperature", [1]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=lambda v: f"{v!r:.12}")
+def test_values_that_make_no_sense_are_refused(folder, name, value):
+    (folder / "card.json").write_text(json.dumps({name: value}))
+    with pytest.raises(ModelError, match=f"{name}=.*; expected"):
+        read_card(folder)
+
+
+def test_fingerprint_covers_segments_and_window_where_they_are_set(tiny_reranker_folder, tmp_path):
+    """Only there: a card that does not set them has the fingerprint that it had before there were such fields."""
+    folder = shutil.copytree(tiny_reranker_folder, tmp_path / "reranker")
+    before = fingerprint(folder)
+    found = []
+    for own in ({"segments": True}, {"window": 96}, {"window": 64}, {"segments": True, "window": 96}):
+        (folder / "card.json").write_text(json.dumps(own))
+        found.append(fingerprint(folder))
+    assert len({before, *found}) == 5
+    (folder / "card.json").write_text('{"segments": false, "window": 0, "temperature": 1.5}')
+    assert fingerprint(folder) == before
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_fingerprint_sees_a_change(folder, tiny_encoder_folder, what):
     CHANGES[what](folder)

@@ -16,7 +16,7 @@ from reference_network import ReferenceNetwork, cosines, numbers, random_folder,
 from shortlist.engines import native
 from shortlist.engines.native import NativeEngine, available_instruction_sets
 from shortlist.errors import BadInput, ModelError
-from shortlist.models.network import TABLE, read_network
+from shortlist.models.network import MAXSIM, TABLE, read_network
 from shortlist.types import Tokens
 
 LENGTHS = [1, 2, 8, 9, 16, 17, 33, 49, 70]
@@ -44,8 +44,13 @@ def head_of(shape: dict) -> str:
 
 def expected_of(reference: ReferenceNetwork, tokens: Tokens) -> dict[str, np.ndarray]:
     """What the reference gives in each pooling."""
-    states = [reference.states(tokens.ids[a:b], tokens.segments[a:b]) for a, b in pairwise(tokens.offsets)]
-    return {pooling: np.concatenate([reference.pool(s, pooling) for s in states]).astype(np.float32) for pooling in POOLINGS}
+    bounds = list(pairwise(tokens.offsets))
+    segments = [tokens.segments[a:b] for a, b in bounds]
+    states = [reference.states(tokens.ids[a:b], s) for (a, b), s in zip(bounds, segments, strict=True)]
+    return {
+        pooling: np.concatenate([reference.pool(*pair) for pair in zip(states, [pooling] * len(states), segments, strict=True)])
+        for pooling in POOLINGS
+    }
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -127,10 +132,12 @@ def test_levels_agree(shape: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("precision", native.PRECISIONS)
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_result_does_not_depend_on_its_company(precision: str, pooling: str, level: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pooling", "maxsim"), [*((p, False) for p in POOLINGS), ("score", True)])
+def test_a_result_does_not_depend_on_its_company(
+    precision: str, pooling: str, maxsim: bool, level: str, tmp_path: Path
+) -> None:
     """Bit-identical alone, in a batch, in another order, with any number of threads."""
-    network = read_network(random_folder(tmp_path, head="bert"))
+    network = read_network(random_folder(tmp_path, head="bert", maxsim=maxsim))
     lengths = np.random.default_rng(3).integers(1, 60, 60).tolist()
     tokens = random_tokens(network, lengths)
     engine = NativeEngine(network, precision=precision, threads=1)
@@ -155,6 +162,98 @@ def test_cls_is_the_first_state(level: str, tmp_path: Path) -> None:
     for precision in native.PRECISIONS:
         engine = NativeEngine(network, precision=precision, threads=1)
         np.testing.assert_array_equal(engine.run(tokens, "cls"), engine.run(tokens, "none")[tokens.offsets[:-1]])
+
+
+# --- the MaxSim part of the head
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_maxsim_equals_the_loop(shape: dict, level: str, tmp_path: Path) -> None:
+    """In float32; in int8 as near as rounding of the states allows. Where the network has one token type, segments of the
+    batch still say what is the query's."""
+    network = read_network(random_folder(tmp_path, **shape, head=head_of(shape), maxsim=True))
+    lengths = [1, 2, 9, 17, 24, 40]
+    tokens = random_tokens(network, lengths)
+    tokens = replace(tokens, segments=random_tokens(replace(network, type_vocab_size=2), lengths).segments)
+    as_read = replace(tokens, segments=tokens.segments % network.type_vocab_size)
+    for precision, tolerance in (("float32", 1e-5), ("int8", 0.05)):
+        reference = ReferenceNetwork(network, int8=precision == "int8")
+        states = [reference.states(as_read.ids[a:b], as_read.segments[a:b]) for a, b in pairwise(tokens.offsets)]
+        segments = [tokens.segments[a:b] for a, b in pairwise(tokens.offsets)]
+        expected = np.concatenate([reference.score(*pair) for pair in zip(states, segments, strict=True)])
+        scores = NativeEngine(network, precision=precision, threads=2).run(tokens, "score")
+        np.testing.assert_allclose(scores, expected, rtol=tolerance, atol=tolerance, err_msg=precision)
+        parts = [reference.maxsim(*pair) for pair in zip(states, segments, strict=True)]
+        assert np.ptp(parts) > 10 * tolerance
+
+
+@given(
+    hidden=st.sampled_from([16, 17, 48, 64, 80, 200]),
+    segments=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_maxsim_equals_the_loop_for_any_segments(
+    hidden: int, segments: list[list[int]], seed: int, level: str, tmp_path: Path
+) -> None:
+    """Segments in any order, or of one kind only."""
+    folder = random_folder(tmp_path, hidden=hidden, heads=1, layers=1, intermediate=8, head="bert", maxsim=True, seed=seed)
+    network = read_network(folder)
+    tokens = random_tokens(network, [len(s) for s in segments], seed)
+    tokens = replace(tokens, segments=np.concatenate(segments).astype(np.uint8))
+    scores = NativeEngine(network, precision="float32", threads=1).run(tokens, "score")
+    np.testing.assert_allclose(scores, ReferenceNetwork(network).run(tokens, "score"), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", native.PRECISIONS)
+def test_without_a_query_or_a_passage_maxsim_adds_nothing(precision: str, level: str, tmp_path: Path) -> None:
+    """To the last bit; so does a gain of 0, although then all rows of the last layer are computed."""
+    network = read_network(random_folder(tmp_path, head="bert", maxsim=True))
+    plain = NativeEngine(replace(network, maxsim=False), precision=precision, threads=1)
+    engine = NativeEngine(network, precision=precision, threads=1)
+    off = replace(network, tensors={**network.tensors, "maxsim.gain": np.zeros(1, np.float32)})
+    tokens = random_tokens(network, LENGTHS)
+    for segment in (0, 1):
+        one_kind = replace(tokens, segments=np.full(len(tokens.ids), segment, np.uint8))
+        np.testing.assert_array_equal(engine.run(one_kind, "score"), plain.run(one_kind, "score"))
+    np.testing.assert_array_equal(
+        NativeEngine(off, precision=precision, threads=1).run(tokens, "score"), plain.run(tokens, "score")
+    )
+    assert not np.array_equal(engine.run(tokens, "score"), plain.run(tokens, "score"))
+    for pooling in ("cls", "mean", "none"):
+        np.testing.assert_array_equal(engine.run(tokens, pooling), plain.run(tokens, pooling))
+
+
+@pytest.mark.parametrize("bias", [-1e30, -200.0, 0.0, 90.0, 1e30])
+@pytest.mark.parametrize("size", [0.0, 1.0])
+def test_extreme_maxsim_heads_stay_finite(bias: float, size: float, level: str, tmp_path: Path) -> None:
+    """Weights that all vanish or are huge; with `size` 0 all states are rows of zeros, which have no direction."""
+    network = read_network(random_folder(tmp_path, head="bert", maxsim=True))
+    changed = {
+        name: size * np.array(a) for name, a in network.tensors.items() if name.startswith("encoder.layer.1.output.Layer")
+    }
+    changed["maxsim.bias"] = np.full(1, bias, np.float32)
+    engine = NativeEngine(replace(network, tensors={**network.tensors, **changed}), threads=1)
+    assert np.isfinite(engine.run(random_tokens(network, LENGTHS), "score")).all()
+
+
+def test_maxsim_of_long_sequences(level: str, tmp_path: Path) -> None:
+    """More tokens than a block."""
+    network = read_network(random_folder(tmp_path, hidden=16, heads=2, layers=1, positions=1100, head="bert", maxsim=True))
+    tokens = random_tokens(network, [1100, 3, 1029])
+    tokens = replace(tokens, segments=np.concatenate([np.arange(n) >= min(n - 1, 30) for n in tokens.lengths]).astype(np.uint8))
+    scores = NativeEngine(network, precision="float32", threads=2).run(tokens, "score")
+    np.testing.assert_allclose(scores, ReferenceNetwork(network).run(tokens, "score"), rtol=1e-4, atol=1e-4)
+
+
+def test_maxsim_tensors_of_another_shape(tmp_path: Path) -> None:
+    network = read_network(random_folder(tmp_path, head="bert", maxsim=True))
+    for name in MAXSIM:
+        wrong = {**network.tensors, name: np.ones((2, 3), np.float32)}
+        with pytest.raises(ModelError, match=rf"tensor {name} has shape \[2, 3\]"):
+            NativeEngine(replace(network, tensors=wrong))
+        with pytest.raises(ModelError, match=f"tensor {name} is missing"):
+            NativeEngine(replace(network, tensors={k: v for k, v in network.tensors.items() if k != name}))
 
 
 def test_several_python_threads_at_once(tmp_path: Path) -> None:
@@ -304,12 +403,18 @@ def test_settings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    "name", ["encoder.layer.1.output.dense.weight", "encoder.layer.0.attention.self.key.bias", "embeddings.LayerNorm.weight"]
+    "name",
+    [
+        "encoder.layer.1.output.dense.weight",
+        "encoder.layer.0.attention.self.key.bias",
+        "embeddings.LayerNorm.weight",
+        *MAXSIM,
+    ],
 )
 def test_weights_that_are_not_finite(name: str, value: float, tmp_path: Path) -> None:
-    network = read_network(random_folder(tmp_path))
+    network = read_network(random_folder(tmp_path, head="bert", maxsim=True))
     broken = np.array(network.tensors[name])
-    broken.flat[3] = value
+    broken.flat[3 % broken.size] = value
     with pytest.raises(ModelError, match=f"{name} holds NaN or infinity"):
         NativeEngine(replace(network, tensors={**network.tensors, name: broken}))
 

@@ -11,7 +11,7 @@ import pytest
 
 from reference_network import random_folder, write_safetensors
 from shortlist.errors import ModelError, ModelNotFound
-from shortlist.models.network import TABLE, read_network
+from shortlist.models.network import MAXSIM, TABLE, read_network
 from shortlist.models.weights import read_safetensors
 
 
@@ -53,6 +53,32 @@ def test_prefixes_and_heads(family: str, prefix: str, head: str, tmp_path: Path)
     assert prefixed.tensors.keys() == plain.tensors.keys()
     for name, array in plain.tensors.items():
         np.testing.assert_array_equal(prefixed.tensors[name], array)
+
+
+def test_maxsim_head(tmp_path: Path) -> None:
+    network = read_network(random_folder(tmp_path, head="bert", prefix="bert.", maxsim=True))
+    assert network.maxsim
+    assert [network.tensors[name].shape for name in MAXSIM] == [(1, 40), (1,), (1,)]
+    assert not read_network(random_folder(tmp_path, head="bert")).maxsim
+
+
+@pytest.mark.parametrize("name", MAXSIM)
+def test_half_a_maxsim_head_is_refused(name: str, tmp_path: Path) -> None:
+    random_folder(tmp_path, head="bert", maxsim=True)
+    tensors = {n: np.array(a) for n, a in read_safetensors(tmp_path / "model.safetensors").items()}
+    write_safetensors(tmp_path / "model.safetensors", {n: a for n, a in tensors.items() if n != name})
+    with pytest.raises(ModelError, match=f"no tensor {name}: a MaxSim head is .* Save all three, or none"):
+        read_network(tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", {**tensors, name: np.ones((2, 40), np.float32)})
+    with pytest.raises(ModelError, match=rf"tensor {name} has shape \[2, 40\]"):
+        read_network(tmp_path)
+
+
+def test_a_maxsim_head_needs_one_score_to_add_to(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="MaxSim head and 3 labels"):
+        read_network(random_folder(tmp_path / "three", head="bert", labels=3, maxsim=True))
+    with pytest.raises(ModelError, match="MaxSim head and 0 labels"):
+        read_network(random_folder(tmp_path / "none", maxsim=True))
 
 
 def test_old_names_of_the_layer_norm(tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tiny_models
+from reference_network import ReferenceNetwork
 from shortlist import models
-from shortlist.errors import BadInput, ModelError, ModelMismatch
+from shortlist.errors import BadInput, ModelError, ModelMismatch, ModelNotFound
 from shortlist.models.body import quantized, write_body
+from shortlist.models.network import read_network
 from shortlist.reranker import Reranker, probability
+from shortlist.types import Tokens
 
 QUERY = "how many people live in 柏林?"
 PASSAGES = ["柏林 has 3,520,031 people.", "museums", "", "x " * 2000, "नमस्ते"]
@@ -52,6 +55,79 @@ def test_probability():
         p = probability(np.array([-1e30, -2, 2, 1e30], np.float32))
     assert p.dtype == np.float64
     np.testing.assert_allclose(p, [0, 1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2)), 1], atol=1e-15)
+
+
+def test_probability_at_a_temperature():
+    np.testing.assert_allclose(probability([3.0, -3.0], 2.0), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])
+    with np.errstate(all="raise"):
+        assert probability(np.array([-1e30, 1e30], np.float32), 0.01).tolist() == [0, 1]
+    for temperature in (0.0, -1.0, float("nan")):
+        with pytest.raises(BadInput, match="temperature="):
+            probability([1.0], temperature)
+
+
+def test_a_card_with_a_temperature_calibrates(tiny_reranker_folder, tmp_path):
+    folder = shutil.copytree(tiny_reranker_folder, tmp_path / "model")
+    assert Reranker.load(folder).probability([3.0]).tolist() == probability([3.0]).tolist()
+    (folder / "card.json").write_text('{"temperature": 2}')
+    assert Reranker.load(folder).probability([3.0]).tolist() == probability([1.5]).tolist()
+
+
+# --- segments, window and MaxSim
+
+
+@pytest.fixture(scope="module")
+def maxsim_folder(tmp_path_factory):
+    return tiny_models.write_maxsim_reranker(tmp_path_factory.mktemp("maxsim") / "tiny-maxsim")
+
+
+def test_maxsim_scores_are_those_of_the_reference(maxsim_folder):
+    """The batch that people see, through the plain network: the same segments, the same scores."""
+    reranker = Reranker.load(maxsim_folder, precision="float32")
+    inputs = reranker.prepare_batch(QUERY, PASSAGES[:3])
+    real = inputs.attention_mask == 1
+    offsets = np.concatenate([[0], real.sum(1).cumsum()]).astype(np.int32)
+    tokens = Tokens(inputs.input_ids[real].astype(np.int32), inputs.token_type_ids[real].astype(np.uint8), offsets)
+    assert 0 < tokens.segments.mean() < 1
+    reference = ReferenceNetwork(read_network(maxsim_folder))
+    np.testing.assert_allclose(reranker.score(QUERY, PASSAGES[:3]), reference.run(tokens, "score")[:, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(Reranker.load(maxsim_folder).score(QUERY, PASSAGES), reranker.score(QUERY, PASSAGES), atol=0.2)
+
+
+def test_segments_are_those_that_the_card_states(maxsim_folder, tmp_path):
+    inputs = Reranker.load(maxsim_folder).prepare_batch("ab", ["cd", ""])
+    assert inputs.tokens[0] == ("<s>", "▁", "a", "b", "</s>", "</s>", "▁", "c", "d", "</s>")
+    assert inputs.token_type_ids.tolist() == [[0] * 6 + [1] * 4, [0] * 6 + [1] + [0] * 3]
+    plain = tiny_models.write_maxsim_reranker(tmp_path / "plain", segments=False)
+    assert not Reranker.load(plain).prepare_batch("ab", ["cd"]).token_type_ids.any()
+
+
+def test_a_maxsim_score_does_not_depend_on_its_company(maxsim_folder):
+    reranker = Reranker.load(maxsim_folder, threads=2)
+    together = reranker.score(QUERY, PASSAGES * 20)
+    assert [reranker.score(QUERY, [p])[0] for p in PASSAGES] == together[:5].tolist() == together[-5:].tolist()
+
+
+def test_the_window_is_read_where_the_answer_is(maxsim_folder, tmp_path):
+    """A passage longer than the window scores as the window alone, and what lies outside of it is counted."""
+    passage = "z" * 100 + "柏林" + "y" * 100
+    whole = Reranker.load(maxsim_folder)
+    windowed = Reranker.load(tiny_models.write_maxsim_reranker(tmp_path / "w", window=20))
+    shown = windowed.prepare_batch("柏林?", [passage]).tokens[0]
+    assert "".join(shown[-21:-1]) in passage
+    assert "柏林" in "".join(shown)
+    scores, cut = windowed.score_counted("柏林?", [passage, "柏林"])
+    assert cut.tolist() == [203 - 20, 0]  # the word boundary is a token too
+    assert scores[1] == whole.score("柏林?", ["柏林"])[0]
+    assert scores[0] != whole.score("柏林?", [passage])[0]
+    overridden = Reranker.load(maxsim_folder, window=20)
+    assert overridden.score("柏林?", [passage])[0] == scores[0]
+    assert overridden.card.window == 20
+    back = Reranker.load(tmp_path / "w", window=0)
+    assert back.score("柏林?", [passage])[0] == whole.score("柏林?", [passage])[0]
+    assert overridden.fingerprint == windowed.fingerprint != back.fingerprint == whole.fingerprint
+    with pytest.raises(BadInput, match="window=-1"):
+        Reranker.load(maxsim_folder, window=-1)
 
 
 def test_prepared_batch(reranker):
@@ -142,6 +218,47 @@ def test_body_is_small_int8_and_the_same_every_time(shared_table, tmp_path):
     assert tensors[name].dtype == np.int8
     scale = tensors[f"{name}_scale"]
     assert (np.abs(tensors[name] * scale[:, None] - source[name]) <= scale[:, None] * 0.501).all()
+
+
+@pytest.fixture
+def trained_maxsim(tmp_path, monkeypatch):
+    """A reranker as training leaves it: a MaxSim head, a card that names the table, neither table nor tokenizer."""
+    monkeypatch.setenv("SHORTLIST_HOME", str(tmp_path / "home"))
+    table = tiny_models.write_maxsim_reranker(tmp_path / "home" / "tests--table", seed=1)
+    (table / "card.json").write_text('{"name": "tests/table"}')
+    source = tiny_models.write_maxsim_reranker(tmp_path / "trained", table="tests/table", window=24, temperature=1.5)
+    tensors = load_file(source / "model.safetensors")
+    del tensors["bert.embeddings.word_embeddings.weight"]
+    save_file(tensors, source / "model.safetensors")
+    (source / "tokenizer.json").unlink()
+    return source
+
+
+def test_body_of_a_source_without_a_table(trained_maxsim, tmp_path):
+    write_body(trained_maxsim, tmp_path / "body", {**FIELDS, "temperature": 2.5})
+    tensors, source = (load_file(f / "model.safetensors") for f in (tmp_path / "body", trained_maxsim))
+    for name in ("maxsim.weight", "maxsim.bias", "maxsim.gain"):
+        assert tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(tensors[name], source[name])
+    body = Reranker.load(tmp_path / "body")
+    assert (body.card.segments, body.card.window, body.card.temperature) == (True, 24, 2.5)
+    assert models.verify(tmp_path / "body") == []
+    # the source is loaded over the same table: its card names no fingerprint of it, so it gets the body's
+    card = json.loads((trained_maxsim / "card.json").read_text()) | {"table_fingerprint": body.card.table_fingerprint}
+    (trained_maxsim / "card.json").write_text(json.dumps(card))
+    expected = Reranker.load(trained_maxsim, precision="float32").score(QUERY, PASSAGES)
+    assert np.ptp(expected) > 0.5
+    np.testing.assert_allclose(body.score(QUERY, PASSAGES), expected, atol=0.2)
+    np.testing.assert_allclose(Reranker.load(tmp_path / "body", precision="float32").score(QUERY, PASSAGES), expected, atol=0.1)
+
+
+def test_body_over_a_table_of_another_size_or_none(trained_maxsim, tiny_encoder_folder, tmp_path):
+    other = shutil.copytree(tiny_encoder_folder, tmp_path / "home" / "tests--other")
+    (other / "card.json").write_text('{"name": "tests/other"}')
+    with pytest.raises(ModelMismatch, match="not the shape of tests/other's"):
+        write_body(trained_maxsim, tmp_path / "body", {**FIELDS, "table": "tests/other"})
+    with pytest.raises(ModelNotFound, match="tests/nowhere"):
+        write_body(trained_maxsim, tmp_path / "body", {**FIELDS, "table": "tests/nowhere"})
 
 
 def test_quantisation_of_rows_of_zeros():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 import tiny_models
 from shortlist.errors import BadInput, ModelError, ModelNotFound
-from shortlist.tokens import READ_WHOLE, Tokenizer, chunks
+from shortlist.tokens import READ_WHOLE, Tokenizer, best_window, chunks
 
 TEXTS = ["Berlin has 3,520,031 inhabitants.", "柏林有多少人口？", "", "  ", "नमस्ते दुनिया", "x" * 300, "กรุงเทพ"]
 # A character that the alphabet lacks becomes the unknown token, which is not a control token.
@@ -82,6 +83,78 @@ def test_a_query_that_would_leave_nothing_gets_half(tokenizer):
     assert counts[0] > 10
     assert counts[1] > 10
     assert cut[0] > cut[1] > 0
+
+
+def brute_force_window(query: list[int], passage: list[int], width: int) -> int:
+    best, best_worth = 0, -1.0
+    start = 0
+    while True:
+        start = min(start, max(0, len(passage) - width))
+        worth, seen = [], []
+        for token in passage[start : start + width]:
+            if token in query and token not in seen:
+                seen.append(token)
+                worth.append(math.log(2 + token))
+        if math.fsum(worth) > best_worth:
+            best, best_worth = start, math.fsum(worth)
+        if start + width >= len(passage):
+            return best
+        start += max(1, width // 2)
+
+
+@given(
+    query=st.lists(st.integers(0, 30), max_size=8),
+    passage=st.lists(st.integers(0, 30), max_size=60),
+    width=st.integers(1, 25),
+)
+@settings(max_examples=300, deadline=None)
+def test_best_window_equals_brute_force(query, passage, width):
+    assert best_window(query, passage, width) == brute_force_window(query, passage, width)
+
+
+def test_best_window_weighs_rare_tokens_and_counts_each_once():
+    common, rare = [5, 5, 5, 5, 6, 6], [90_000, 80_000]
+    assert best_window([5, 6, 90_000, 80_000], common + [1] * 12 + rare, 6) == 14  # flush with the end
+    assert best_window([5, 6], common + [1] * 12 + rare, 6) == 0
+    assert best_window([7], common + [1] * 12 + rare, 6) == 0  # all equal: the earliest
+    assert best_window([1], [1, 2], 6) == 0
+    with pytest.raises(BadInput, match="width=0"):
+        best_window([1], [1], 0)
+
+
+def test_segments_mark_the_passage_whatever_the_template_says(tokenizer):
+    tokens, _ = tokenizer.encode_pairs("how many 柏林?", TEXTS, 64, segments=True)
+    plain, _ = tokenizer.encode_pairs("how many 柏林?", TEXTS, 64)
+    assert tokens.ids.tolist() == plain.ids.tolist()
+    empty, _ = tokenizer.encode_pairs("how many 柏林?", [""], 64)
+    before = len(empty.ids) - 1  # all but the closing token stands before the passage
+    for a, b in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        assert tokens.segments[a:b].tolist() == [0] * before + [1] * (b - a - before)
+
+
+def test_a_window_comes_before_the_limit(tokenizer):
+    passage = "z" * 90 + " 柏林 " + "y" * 90
+    whole, none_cut = tokenizer.encode_pairs("柏林", [passage, "柏林"], 512)
+    tokens, cut = tokenizer.encode_pairs("柏林", [passage, "柏林"], 512, window=16)
+    pieces = [p.strip("▁#") for p in tokenizer.pieces(tokens.take(0, 1).ids)]
+    assert pieces.count("柏") == pieces.count("林") == 2
+    assert not none_cut.any()
+    assert cut.tolist() == [whole.lengths[0] - tokens.lengths[0], 0]
+    empty, _ = tokenizer.encode_pairs("柏林", [""], 512)
+    assert tokens.lengths[0] == len(empty.ids) + 16
+    short, short_cut = tokenizer.encode_pairs("柏林", [passage], len(empty.ids) + 10, window=16)
+    assert len(short.ids) == len(empty.ids) + 10
+    assert short_cut.tolist() == [whole.lengths[0] - len(short.ids)]
+    assert short.ids[:-1].tolist() == tokens.ids[: len(short.ids) - 1].tolist()  # the beginning of the same window
+    wide, _ = tokenizer.encode_pairs("柏林", [passage, "柏林"], 512, window=1000)
+    assert wide.ids.tolist() == whole.ids.tolist()
+
+
+def test_a_window_in_a_huge_text_counts_the_rest(backend, tokenizer):
+    text = "abc 柏林 " * (3 * READ_WHOLE // 7)
+    _, cut = tokenizer.encode_pairs("林", [text], 512, window=100)
+    backend.no_truncation()
+    assert cut[0] == pytest.approx(len(backend.encode(text).ids) - 102, rel=0.01)
 
 
 @given(parts=st.lists(st.one_of(anything, st.sampled_from(["</s>", "<s>", "<mask>", "<pad>", "[SEP]", "[CLS]", "＜s＞"]))))

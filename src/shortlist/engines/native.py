@@ -51,6 +51,7 @@ class NativeEngine:
                 eps=network.layer_norm_eps,
                 tanh_gelu=network.activation == "gelu_tanh",
                 int8=precision == "int8",
+                maxsim=network.maxsim,
                 instruction_set=self._instruction_set,
                 tensors=_arrays(network),
             )
@@ -86,9 +87,10 @@ class NativeEngine:
         """The network's output; vectors are not normalised.
 
         pooling "cls" (state of the first token) or "mean" -> float32[n, hidden_size]; "none" -> float32[total,
-        hidden_size], the state of every token; "score" -> float32[n, labels], raw logits of the score head.
+        hidden_size], the state of every token; "score" -> float32[n, labels], raw logits of the score head, to which a
+        network with a MaxSim part adds it: segments 0 and 1 say there which tokens are the query's and which the passage's.
 
-        Where a network has one token type only, segments are ignored.
+        Where a network has one token type only, its states ignore segments.
 
         Raises BadInput for ids outside the vocabulary, empty or too long sequences, arrays of another type, and "score"
         without a score head; ModelError when a row of the token table is NaN or infinite.

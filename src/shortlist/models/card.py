@@ -21,6 +21,7 @@ from typing import Any, Final
 from shortlist.errors import ModelError, ModelNotFound
 from shortlist.models.files import SHARDS, WEIGHTS, read_json, read_json_value
 
+_TEMPERATURES: Final = (0.01, 100)
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -33,6 +34,9 @@ class ModelCard:
     sha256         {file: hex}, of the folder as it was published
     canonical      {text: first 5 numbers of its vector}; for a reranker {query + "\\n" + passage: [logit]}
     fusion_weight  weight of the reranker's score against the first stage's, 1 = the reranker alone
+    segments       a reranker's tokens from the passage on are of segment 1, those before of 0, whatever its tokenizer says
+    window         a reranker reads this many tokens of a longer passage, those that share most with the query; 0 = all that fit
+    temperature    probability of relevance = sigmoid(logit / temperature); 0 = not calibrated
     notes          what the folder leaves open and which rule was applied
     """
 
@@ -53,6 +57,9 @@ class ModelCard:
     table: str = ""
     table_fingerprint: str = ""
     fusion_weight: float = 1.0
+    segments: bool = False
+    window: int = 0
+    temperature: float = 0.0
     sha256: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     canonical: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: _EMPTY)
     notes: tuple[str, ...] = ()
@@ -110,6 +117,16 @@ def _checked(card: ModelCard, folder: Path) -> ModelCard:
         raise ModelError(f"{folder}: pooling={card.pooling!r} of a model of kind {card.kind!r} is not supported.")
     if not (isinstance(card.max_tokens, int) and card.max_tokens >= 8):
         raise ModelError(f"{folder}: max_tokens={card.max_tokens!r}; expected at least 8.")
+    if not isinstance(card.segments, bool):
+        raise ModelError(f"{folder}: segments={card.segments!r}; expected true or false.")
+    if not isinstance(card.window, int) or isinstance(card.window, bool) or card.window < 0:
+        raise ModelError(f"{folder}: window={card.window!r}; expected a whole number of tokens, or 0 for none.")
+    low, high = _TEMPERATURES
+    number = isinstance(card.temperature, int | float) and not isinstance(card.temperature, bool)
+    if not number or not (card.temperature == 0 or low <= card.temperature <= high):
+        raise ModelError(
+            f"{folder}: temperature={card.temperature!r:.40}; expected a number from {low} to {high}, or 0 for none."
+        )
     return card
 
 

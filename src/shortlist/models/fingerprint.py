@@ -1,9 +1,9 @@
 """One number for "the same vectors": what an index remembers of the model that filled it.
 
 It covers the network (config.json without the fields that do not change a result), the tokenizer, prompts, pooling,
-normalisation and the longest input, and the weights: every tensor but the token table in full, of the table evenly spaced
-rows. A change of any weight outside of the table is always seen; a table that was replaced or rounded otherwise is seen, as
-it differs nearly everywhere.
+normalisation, the longest input, segments and window, and the weights: every tensor but the token table in full, of the
+table evenly spaced rows. A change of any weight outside of the table is always seen; a table that was replaced or rounded
+otherwise is seen, as it differs nearly everywhere.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard 
         "table": table_fingerprint(table_folder or folder),
         "weights": {name: _digest(array) for name, array in read_folder(folder).items() if not _is_table(name)},
     }
+    # Named only where a card sets them: the fingerprints of models from before these fields hold.
+    parts |= {name: value for name, value in (("segments", card.segments), ("window", card.window)) if value}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -45,6 +45,7 @@ class Network:
                     accompanied by "x_scale", float32 for each row
     head            "" (none), "bert" (pooler.dense, tanh, classifier), "roberta" (classifier.dense, tanh, classifier.out_proj)
     labels          outputs of the head, 0 without one
+    maxsim          the head has a MaxSim part: tensors maxsim.weight [1, hidden_size], maxsim.bias [1], maxsim.gain [1]
     """
 
     family: str
@@ -63,6 +64,7 @@ class Network:
     tensors: Mapping[str, Array]
     head: str
     labels: int
+    maxsim: bool = False
 
     @property
     def first_position(self) -> int:
@@ -70,6 +72,7 @@ class Network:
         return self.pad_id + 1 if self.family == "xlm-roberta" else 0
 
 
+MAXSIM = ("maxsim.weight", "maxsim.bias", "maxsim.gain")
 HEADS = {"bert": ("pooler.dense", "classifier"), "roberta": ("classifier.dense", "classifier.out_proj")}
 
 
@@ -91,7 +94,10 @@ def read_network(folder: Path, table_folder: Path | None = None) -> Network:
             f"{folder} has no tensor {TABLE} and no other folder was given for it. Give the folder that holds the table."
         )
     head, labels = _head(tensors)
+    maxsim = _has_maxsim(folder, tensors, labels)
     wanted = config.shapes() | _head_shapes(head, config.hidden_size, labels)
+    if maxsim:
+        wanted |= dict(zip(MAXSIM, ((1, config.hidden_size), (1,), (1,)), strict=True))
     used = _checked(folder, tensors, wanted)
     return Network(
         family=config.family,
@@ -110,6 +116,7 @@ def read_network(folder: Path, table_folder: Path | None = None) -> Network:
         tensors=used,
         head=head,
         labels=labels,
+        maxsim=maxsim,
     )
 
 
@@ -211,6 +218,20 @@ def _head(tensors: Mapping[str, Array]) -> tuple[str, int]:
         if f"{dense}.weight" in tensors and f"{output}.weight" in tensors and tensors[f"{output}.weight"].ndim == 2:
             return kind, int(tensors[f"{output}.weight"].shape[0])
     return "", 0
+
+
+def _has_maxsim(folder: Path, tensors: Mapping[str, Array], labels: int) -> bool:
+    """Whether the head has a MaxSim part. Raises ModelError for half of one, or for one without a single score to add to."""
+    missing = [name for name in MAXSIM if name not in tensors]
+    if len(missing) == len(MAXSIM):
+        return False
+    if missing:
+        raise ModelError(
+            f"{folder} has no tensor {' and no '.join(missing)}: a MaxSim head is {', '.join(MAXSIM)}. Save all three, or none."
+        )
+    if labels != 1:
+        raise ModelError(f"{folder} has a MaxSim head and {labels} labels; expected a score head with one label.")
+    return True
 
 
 def _head_shapes(head: str, hidden: int, labels: int) -> dict[str, tuple[int, ...]]:

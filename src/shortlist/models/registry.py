@@ -6,15 +6,17 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shortlist.errors import BadInput, ModelNotFound, ShortlistError
+from shortlist.errors import BadInput, ModelError, ModelNotFound, ShortlistError
 from shortlist.models.card import ModelCard, check_folder, read_card
 from shortlist.models.catalogue import ENTRIES, FAMILIES, Entry, Family
-from shortlist.models.files import sha256
+from shortlist.models.files import read_json, sha256
 from shortlist.models.fingerprint import fingerprint, table_fingerprint
 from shortlist.models.hub import fetch_repository
+from shortlist.models.network import TABLE
+from shortlist.models.weights import read_folder
 from shortlist.models.wheel import fetch_entry
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -22,7 +24,17 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class Available:
-    """One line of `shortlist models`: a model that has a name here. `path` is None until it is fetched."""
+    """One line of `shortlist models`: a model that has a name here. `path` is None until it is fetched.
+
+    size_bytes        of the folder; before it is fetched, what it will be
+    family, size      of a model that travels with the package: its folder is FAMILY-SIZE; "" of any other
+    default           its family's name alone means this size
+    layers, dims      of the network; 0 until it is here
+    body_parameters   of the weights in its own folder, the token table left out; 0 until it is here
+    table_parameters  of the token table, its own or the one that it shares; 0 until it is here
+    table             the model whose token table it shares; "" if it has its own
+    problem           why the folder that is here cannot be read; "" if it can
+    """
 
     name: str
     kind: str
@@ -31,6 +43,16 @@ class Available:
     size_bytes: int
     download_bytes: int
     path: Path | None
+    family: str = ""
+    size: str = ""
+    default: bool = False
+    languages: tuple[str, ...] = ()
+    layers: int = 0
+    dims: int = 0
+    body_parameters: int = 0
+    table_parameters: int = 0
+    table: str = ""
+    problem: str = ""
 
     @property
     def fetched(self) -> bool:
@@ -129,26 +151,83 @@ def verify(name_or_path: str | os.PathLike[str], *, size: str = "") -> list[str]
 
 
 def available() -> list[Available]:
-    """Every model with a name of its own, and every hub model that was fetched."""
+    """Every model with a name of its own, and every hub model that was fetched. A damaged one is a line with its problem."""
     lines = [
-        Available(e.name, e.kind, e.about, e.licence, e.size_bytes, e.download_bytes, _present(home() / e.name))
+        Available(
+            e.name, e.kind, e.about, e.licence, e.size_bytes, e.download_bytes, _present(home() / e.name), languages=e.languages
+        )
         for e in ENTRIES
     ]
     for family in FAMILIES:
         for size in family.sizes:
-            path = _find_shipped(f"{family.name}-{size}")
-            size_bytes, licence = (0, "") if path is None else (_bytes(path), read_card(path).licence)
-            lines.append(Available(f"{family.name}-{size}", family.kind, family.about, licence, size_bytes, 0, path))
-    for card_path in sorted(home().glob("*--*/card.json")):
-        card = read_card(card_path.parent)
-        about = f"{card.layers} layers, {card.dims} dims, {card.source}"
-        lines.append(Available(card.name, card.kind, about, card.licence, _bytes(card_path.parent), 0, card_path.parent))
-    return lines
+            name, default = f"{family.name}-{size}", size == family.default
+            path = _find_shipped(name)
+            lines.append(Available(name, family.kind, family.about, "", 0, 0, path, family.name, size, default))
+    lines += [_line_of(card_path.parent) for card_path in sorted(home().glob("*--*/card.json"))]
+    return [_completed(line) for line in lines]
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Available:
+    """The line of `available()` that a name, an alias, a family (its default) or a folder stands for, fetched or not.
+
+    Raises ModelNotFound for an unknown name and for a hub model that was not fetched.
+    """
+    name = os.fspath(name_or_path)
+    family, entry = _family(name), _entry(name)
+    if family is not None:
+        wanted = f"{family.name}-{_size_in(name, family)}"
+    elif entry is not None:
+        wanted = entry.name
+    else:
+        return _completed(_line_of(resolve(name)))
+    return next(line for line in available() if line.name == wanted)
+
+
+def parameters(folder: Path) -> tuple[int, int]:
+    """(of a model's own weights without the token table, of the token table, which may be another model's).
+
+    Read from the headers of the weights and from config.json. Raises ModelNotFound and ModelError as `read_card` does.
+    """
+    config = read_json(folder / "config.json")
+    rows, columns = config.get("vocab_size"), config.get("hidden_size")
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        raise ModelError(f"{folder / 'config.json'}: vocab_size={rows!r}, hidden_size={columns!r}; expected whole numbers.")
+    own = sum(array.size for name, array in read_folder(folder).items() if not name.endswith((TABLE, "_scale")))
+    return own, rows * columns
 
 
 def table_folder(folder: Path, card: ModelCard) -> Path:
     """Where a model's token table and tokenizer are: in its own folder, or in that of the model it shares them with."""
     return resolve(card.table) if card.table else folder
+
+
+def _line_of(folder: Path) -> Available:
+    return Available(folder.name.replace("--", "/"), "", "", "", 0, 0, folder)
+
+
+def _completed(line: Available) -> Available:
+    """The line with what the model's folder says."""
+    if line.path is None:
+        return line
+    try:
+        card = read_card(line.path)
+        body, table = parameters(line.path)
+    except ShortlistError as error:
+        return replace(line, problem=str(error))
+    return replace(
+        line,
+        name=line.name if line.about else card.name,
+        kind=card.kind,
+        about=line.about or f"{card.layers} layers, {card.dims} dims, {card.source}",
+        licence=card.licence or line.licence,
+        size_bytes=_bytes(line.path),
+        languages=card.languages or line.languages,
+        layers=card.layers,
+        dims=card.dims,
+        body_parameters=body,
+        table_parameters=table,
+        table=card.table,
+    )
 
 
 def _names() -> list[str]:
