@@ -224,7 +224,7 @@ def test_wrong_usage_exits_2():
 
 def test_every_verb_has_help_with_an_example(capsys):
     verbs = next(a for a in build_parser()._actions if a.dest == "verb" or (hasattr(a, "choices") and a.choices)).choices
-    assert set(verbs) == {"index", "search", "compare", "run", "eval", "encode", "rerank", "models", "doctor"}
+    assert set(verbs) == {"index", "search", "compare", "run", "eval", "encode", "rerank", "models", "train", "doctor"}
     for name, parser in verbs.items():
         assert f"shortlist {name}" in parser.format_help().split("example:")[1]
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shortlist import __version__
-from shortlist.cli import indexing, lab, machine, modelling, searching
+from shortlist.cli import indexing, lab, machine, modelling, searching, training
 from shortlist.cli.show import complain
 from shortlist.errors import ShortlistError
 
-VERBS = (indexing, searching, lab, modelling, machine)
+VERBS = (indexing, searching, lab, modelling, training, machine)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,72 @@
+"""Write the README of every size from what was measured.
+
+    python bench/train/make_cards.py WORK SIZE=RUN …      for example L-6=WORK/run6
+
+Reads bench/results/rerank.json and rerank_speed.json, RUN/manifest.json and RUN/log.jsonl, WORK/SIZE.json (what
+`shortlist train export --to body` printed) and WORK/forms/SIZE-*.json (what the other exports printed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from shortlist.train import cards
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def evaluation(name: str, size: str, work: Path) -> dict:
+    """What `cards.write_readme` takes as evaluation."""
+    quality, speed = read(RESULTS / "rerank.json"), read(RESULTS / "rerank_speed.json")
+    learnt, mine = read(work / f"{size}.json"), quality["models"][name]
+    sizes = {}
+    for model, row in speed["models"].items():
+        rows = quality["models"].get(model, {}).get("rows", [])
+        mean = float(np.mean([r["two_stage"] for r in rows])) if rows else None
+        sizes[model.removeprefix("shortlist-rerank-")] = {"mean_two_stage": mean, **row}
+    calibration = {key: learnt[key] for key in ("temperature", "shift", "ece_before", "ece_after", "pairs", "bins")}
+    return {
+        "date": quality["date"],
+        "versions": quality["versions"],
+        "kernels": quality["kernels"],
+        "protocol": {
+            "candidates": quality["candidates"],
+            "window": read(ROOT / "models" / name / "card.json")["window"],
+            "queries": max(r["queries"] for r in mine["rows"]),
+            "first": "hybrid",
+            "weight": mine["weight"],
+        },
+        "rows": mine["rows"],
+        "detailed": mine["detailed"],
+        "sizes": sizes,
+        "calibration": {**calibration, "held_back": sorted(next(iter(learnt["by_weight"].values())))},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="SIZE=RUN")
+    args = parser.parse_args()
+    data = read(ROOT / "bench" / "train" / "data.json")
+    for size, _, run in (spec.partition("=") for spec in args.runs):
+        name = f"shortlist-rerank-{size}"
+        folder, facts, manifest = ROOT / "models" / name, evaluation(name, size, args.work), read(Path(run) / "manifest.json")
+        log = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        cards.reliability_picture(facts["calibration"]["bins"], folder / cards.RELIABILITY)
+        cards.learning_picture(log, folder / cards.LEARNING)
+        forms = [read(path) for path in sorted((args.work / "forms").glob(f"{size}-*.json"))]
+        print(cards.write_readme(folder, facts, manifest, forms, data, recipe="bench/train/shortlist-rerank.sh"))
+
+
+if __name__ == "__main__":
+    main()
