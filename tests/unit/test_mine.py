@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from index_tools import passages
 from shortlist import Encoder, Index
 from shortlist.errors import BadInput
-from shortlist.train.groups import read_groups
+from shortlist.train.groups import first_of_each, joined, read_groups, write_groups
 from shortlist.train.mine import mine
 
 
@@ -120,3 +121,17 @@ def test_damaged_groups_are_refused_with_the_place(mined: Path, tmp_path: Path, 
         file.write(line + "\n")
     with pytest.raises(BadInput, match=message):
         read_groups(tmp_path)
+
+
+def test_written_groups_read_the_same(mined: Path, tmp_path: Path) -> None:
+    found = read_groups(mined / "groups")
+    some = first_of_each(found, 5)
+    assert [g.query for g in some.groups] == [g.query for g in found.groups[:5]]
+    write_groups(some, tmp_path)
+    again = read_groups(tmp_path)
+    assert again.groups == some.groups
+    assert all(found.passages[i] == text for i, text in again.passages.items())
+    rest = replace(found, groups=found.groups[5:])
+    assert joined([again, rest]).groups == found.groups
+    with pytest.raises(BadInput, match="same question"):
+        joined([again, found])

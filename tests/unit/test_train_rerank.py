@@ -123,6 +123,15 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     assert [step for step, _ in logged] == [20, 36]
 
 
+def test_groups_that_were_never_drawn_are_put_aside(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
+    from shortlist.train.rerank import tune_reranker
+
+    tune_reranker(groups, tiny_encoder_folder, tmp_path / "half", settings(epochs=0.5))
+    assert len(read_groups(tmp_path / "half" / "unseen")) == len(groups) - 24
+    tune_reranker(groups, tiny_encoder_folder, tmp_path / "whole", settings(epochs=1))
+    assert not (tmp_path / "whole" / "unseen").exists()
+
+
 def test_a_checkpoint_of_other_settings_is_refused(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
     from shortlist.train.rerank import tune_reranker
 

@@ -99,6 +99,14 @@ def _add_prune(steps: Any) -> None:
     prune.add_argument("texts", nargs="+", help="passages of the languages that stay: files or folders")
     prune.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     prune.add_argument("--min-count", type=int, default=1, help="keep pieces seen this often (default: %(default)s)")
+    prune.add_argument(
+        "--whole-script",
+        action="append",
+        default=[],
+        metavar="SCRIPT",
+        help="keep every piece of a script: CJK, TELUGU (repeatable)",
+    )
+    prune.add_argument("--table", choices=("float32", "float16", "int8"), default="float16", help="(default: %(default)s)")
     prune.set_defaults(verb=run_prune)
 
 
@@ -117,10 +125,10 @@ def _add_export(steps: Any) -> None:
     export.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     export.add_argument("--to", required=True, choices=("body", "standard", "onnx", "onnx-int8", "gguf"))
     export.add_argument("--precision", default="", help="f32, f16, q8_0, q4_0: what the form allows (default: the form's own)")
-    export.add_argument("--judged", type=Path, metavar="GROUPS", help="body: groups of development splits to tune the score on")
     export.add_argument(
-        "--card", type=Path, metavar="JSON", help="body: fields for card.json (licence, window …)"
+        "--judged", type=Path, nargs="+", metavar="GROUPS", help="body: groups that were not trained on, to tune the score"
     )
+    export.add_argument("--card", type=Path, metavar="JSON", help="body: fields for card.json (licence, window …)")
     export.set_defaults(verb=run_export)
 
 
@@ -195,7 +203,15 @@ def run_prune(args: argparse.Namespace) -> int:
     """Trim and print what it cost."""
     texts = (passage.content for path in args.texts for passage in read_passages(path))
     with progress("pruning", "texts") as report:
-        pruned = _workshop("prune").prune(args.model, args.output, texts, min_count=args.min_count, progress=report)
+        pruned = _workshop("prune").prune(
+            args.model,
+            args.output,
+            texts,
+            min_count=args.min_count,
+            whole_scripts=args.whole_script,
+            table=args.table,
+            progress=report,
+        )
     print_json({f.name: _plain(getattr(pruned, f.name)) for f in fields(pruned)})
     return 0
 
@@ -211,8 +227,9 @@ def run_export(args: argparse.Namespace) -> int:
 
 def _export_body(args: argparse.Namespace) -> int:
     if args.judged is None:
-        raise BadInput("--to body tunes the score first: give groups of development splits with --judged GROUPS.")
-    releasing, groups = _workshop("release"), _workshop("groups").read_groups(args.judged)
+        raise BadInput("--to body tunes the score first: give groups that were not trained on with --judged GROUPS.")
+    releasing, reading = _workshop("release"), _workshop("groups")
+    groups = reading.joined([reading.read_groups(folder) for folder in args.judged])
     stated = {} if args.card is None else read_json(args.card)
     reranker = Reranker.load(args.model, window=stated.get("window"))
     with progress("scoring judged groups", "groups") as report:
@@ -262,4 +279,6 @@ def _value(word: str, text: str, kind: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return dict(value) if hasattr(value, "items") else value
+    if hasattr(value, "items"):
+        return {name: part._asdict() if hasattr(part, "_asdict") else part for name, part in value.items()}
+    return value

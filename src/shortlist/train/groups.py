@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist.errors import BadInput
+from shortlist.models.files import appearing
 
 FILES = ("queries.jsonl", "passages.jsonl", "groups.jsonl")
 
@@ -79,6 +80,53 @@ def read_groups(folder: Path, names: Sequence[str] = ()) -> Groups:
         groups += [_group(name, row, folder) for row in _rows(folder / name / "groups.jsonl")]
     _check(groups, queries, passages, folder)
     return Groups(tuple(groups), queries, passages)
+
+
+def joined(parts: Sequence[Groups]) -> Groups:
+    """The groups of several folders. Raises BadInput if two folders hold the same collection's question."""
+    groups = tuple(g for part in parts for g in part.groups)
+    if len({g.query for g in groups}) < len(groups):
+        raise BadInput("two of the folders hold a group of the same question. Name each folder once.")
+    queries = {i: text for part in parts for i, text in part.queries.items()}
+    return Groups(groups, queries, {i: text for part in parts for i, text in part.passages.items()})
+
+
+def write_groups(groups: Groups, folder: Path) -> None:
+    """The inverse of `read_groups`: one folder a collection, each appearing at once; one that is there is left as it is."""
+    for name in dict.fromkeys(g.source for g in groups.groups):
+        if (folder / name / "groups.jsonl").exists():
+            continue
+        mine = [g for g in groups.groups if g.source == name]
+        queries = dict.fromkeys(g.query for g in mine)
+        passages = dict.fromkeys(c.passage for g in mine for c in g.candidates)
+        rows: dict[str, list[dict[str, object]]] = {
+            "queries.jsonl": [{"_id": i.removeprefix(f"{name}/"), "text": groups.queries[i]} for i in queries],
+            "passages.jsonl": [{"_id": i.removeprefix(f"{name}/"), "text": groups.passages[i]} for i in passages],
+            "groups.jsonl": [_row(g) for g in mine],
+        }
+        with appearing(folder / name) as part:
+            for file, lines in rows.items():
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                (part / file).write_text(text, encoding="utf-8")
+
+
+def _row(group: Group) -> dict[str, object]:
+    """A group as its line says it."""
+    start = len(group.source) + 1
+    candidates = [[c.passage[start:], c.first, int(c.relevant), c.dense] for c in group.candidates]
+    taught = {} if group.candidates[0].teacher is None else {"teacher": [c.teacher for c in group.candidates]}
+    return {"query": group.query[start:], "candidates": candidates, **taught}
+
+
+def first_of_each(groups: Groups, count: int) -> Groups:
+    """At most `count` groups of every collection, the first ones."""
+    seen: dict[str, int] = {}
+    kept = []
+    for group in groups.groups:
+        seen[group.source] = seen.get(group.source, 0) + 1
+        if seen[group.source] <= count:
+            kept.append(group)
+    return Groups(tuple(kept), groups.queries, groups.passages)
 
 
 def sampled_candidates(group: Group, negatives: int, margin: float, draw: random.Random) -> list[Candidate]:

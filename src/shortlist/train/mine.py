@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from shortlist.encoder import Encoder
 from shortlist.errors import BadInput
 from shortlist.index import Index
 from shortlist.models.files import appearing
-from shortlist.train.groups import FILES
+from shortlist.train.groups import Candidate, Group, Groups, write_groups
 from shortlist.types import Hit, Passage
 
 Progress = Callable[[int, int | None], None]
@@ -41,31 +41,34 @@ def mine(
     Raises BadInput for a collection or split that cannot be read, or whose questions have no relevant passage in it.
     """
     data = read_collection(collection, split)
-    target = out / collection.name
-    if (target / "groups.jsonl").exists():
-        with (target / "groups.jsonl").open(encoding="utf-8") as file:
+    written = out / collection.name / "groups.jsonl"
+    if written.exists():
+        with written.open(encoding="utf-8") as file:
             return sum(1 for _ in file)
     relevant = {q: [i for i, grade in judged.items() if grade > 0] for q, judged in data.qrels.items()}
     chosen = sorted((q for q, ids in relevant.items() if ids), key=_hash)[:queries]
     if not chosen:
         raise BadInput(f"{collection}: no question of the split {split!r} has a relevant passage.")
-    rows: list[dict[str, object]] = []
+    groups: list[Group] = []
     texts: dict[str, str] = {}
     with _opened(indexes / f"{collection.name}.idx", data.passages, encoder) as index:
         for done, query_id in enumerate(chosen, 1):
-            row, passages = _row(index, encoder, data.queries[query_id], relevant[query_id], depth)
-            rows.append({"query": query_id, "candidates": row})
-            texts.update(passages)
+            candidates, passages = _candidates(index, encoder, data.queries[query_id], relevant[query_id], depth)
+            name = collection.name
+            groups.append(
+                Group(name, f"{name}/{query_id}", tuple(replace(c, passage=f"{name}/{c.passage}") for c in candidates))
+            )
+            texts.update((f"{name}/{i}", text) for i, text in passages.items())
             if progress is not None:
                 progress(done, len(chosen))
-    _write(target, {q: data.queries[q] for q in chosen}, texts, rows)
-    return len(rows)
+    write_groups(Groups(tuple(groups), {f"{collection.name}/{q}": data.queries[q] for q in chosen}, texts), out)
+    return len(groups)
 
 
-def _row(
+def _candidates(
     index: Index, encoder: Encoder, query: str, relevant: list[str], depth: int
-) -> tuple[list[list[object]], dict[str, str]]:
-    """The candidates of one question as they are written, and their texts."""
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates of one question, and their texts by id."""
     hits = index.search(query, k=depth, first="hybrid").hits
     found = {hit.id for hit in hits}
     missing = [index.get(i) for i in relevant if i not in found]
@@ -76,14 +79,14 @@ def _row(
     dense = {hit.id: hit.scores["dense"] for hit in hits if "dense" in hit.scores}
     unknown = [p for p in passages if p.id not in dense]
     if unknown:
-        dense |= dict(
-            zip([p.id for p in unknown], (encoder.encode([p.content for p in unknown]) @ vector).tolist(), strict=True)
-        )
+        cosines = encoder.encode([p.content for p in unknown]) @ vector
+        dense |= dict(zip([p.id for p in unknown], cosines.tolist(), strict=True))
     first = [*z.tolist(), *[float(z.min())] * len(missing)]
-    rows: list[list[object]] = [
-        [p.id, round(value, 4), int(p.id in relevant), round(dense[p.id], 4)] for p, value in zip(passages, first, strict=True)
+    candidates = [
+        Candidate(p.id, round(value, 4), p.id in relevant, round(dense[p.id], 4))
+        for p, value in zip(passages, first, strict=True)
     ]
-    return rows, {p.id: p.content for p in passages}
+    return candidates, {p.id: p.content for p in passages}
 
 
 def _passage(hit: Hit) -> Passage:
@@ -98,19 +101,6 @@ def _opened(path: Path, passages: Callable[[], Iterable[Passage]], encoder: Enco
         with appearing(path) as part, Index.create(part, encoder=encoder) as index:
             index.add(passages())
     return Index.open(path, encoder=encoder)
-
-
-def _write(
-    target: Path, queries: Mapping[str, str], passages: Mapping[str, str], groups: Iterable[Mapping[str, object]]
-) -> None:
-    """The three files; the folder gets its name when all of them are whole."""
-    texts: list[Iterable[Mapping[str, object]]] = [
-        [{"_id": i, "text": text} for i, text in source.items()] for source in (queries, passages)
-    ]
-    with appearing(target) as part:
-        for name, rows in zip(FILES, [*texts, groups], strict=True):
-            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (part / name).write_text(lines, encoding="utf-8")
 
 
 def _hash(query_id: str) -> str:

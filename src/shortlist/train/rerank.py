@@ -32,7 +32,7 @@ from shortlist.models.files import write_json
 from shortlist.models.fingerprint import table_fingerprint
 from shortlist.models.registry import address, resolve, table_folder
 from shortlist.tokens import Tokenizer
-from shortlist.train.groups import Candidate, Group, Groups, sampled_candidates
+from shortlist.train.groups import Candidate, Group, Groups, first_of_each, sampled_candidates, write_groups
 from shortlist.train.joint import Batch, JointReader, save_reranker, start_reader
 from shortlist.train.release import ndcg
 from shortlist.types import Tokens
@@ -40,6 +40,7 @@ from shortlist.types import Tokens
 Progress = Callable[[int, int | None], None]
 MAX_TOKENS = 512
 NO_CANDIDATE = -1e4
+WATCHED, UNSEEN = 15, 40  # groups of each collection that are looked at on the way, and that are put aside at the end
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def tune_reranker(
     `start` is an encoder (a name or folder) or a reranker's folder; `lower` see `start_reader`. Goes on from
     `out/checkpoint.safetensors` if it is there and was made with the same settings; the result is the same as without the
     interruption. `out/log.jsonl` has a line every 20 steps, and one for each look at the `watched` groups (nDCG@10 of the
-    fused order, per collection). `facts` go into the cards. `stop_after` ends this call after so many steps, as a kill would
-    (the checkpoint stays).
+    fused order, per collection). `facts` go into the cards. Groups that were never drawn (`epochs` below 1) are left in
+    `out/unseen`, some of each collection: judged questions for tuning the score that the network does not know. `stop_after`
+    ends this call after so many steps, as a kill would (the checkpoint stays).
 
     Raises BadInput if the checkpoint belongs to other settings or other groups, or if there is nothing to learn from.
     """
@@ -116,11 +118,12 @@ def tune_reranker(
         if training.step % save_every == 0 or training.step == end:
             training.save()
         if watched is not None and (training.step % watch_every == 0 or training.step == steps):
-            training.log({"watched": watch(model, training.tokenizer, first_of_each(watched), settings)})
+            training.log({"watched": watch(model, training.tokenizer, first_of_each(watched, WATCHED), settings)})
         if progress is not None:
             progress(training.step, steps)
     if training.step < steps:
         return {}
+    write_groups(first_of_each(training.unseen(), UNSEEN), out / "unseen")
     write_json(out / "manifest.json", _manifest(training, folder, time.perf_counter() - began))
     shared = {"table": card.table or address(folder, card), "table_fingerprint": table_fingerprint(table_folder(folder, card))}
     known = {"segments": True, "max_tokens": MAX_TOKENS, **shared, **(facts or {})}
@@ -128,17 +131,6 @@ def tune_reranker(
         depth: save_reranker(model, depth, out / f"L-{depth}", {"name": f"{out.name}-L-{depth}", **known})
         for depth in settings.exits
     }
-
-
-def first_of_each(groups: Groups, count: int = 15) -> Groups:
-    """The first groups of every collection: enough to see a trend without slowing the training down."""
-    seen: dict[str, int] = {}
-    kept = []
-    for group in groups.groups:
-        seen[group.source] = seen.get(group.source, 0) + 1
-        if seen[group.source] <= count:
-            kept.append(group)
-    return Groups(tuple(kept), groups.queries, groups.passages)
 
 
 def freeze(model: JointReader, layers: int) -> None:
@@ -183,6 +175,13 @@ class _Training:
                 self._order_of, self._order = (epoch, n), np.random.default_rng([self.settings.seed, epoch]).permutation(n)
             chosen.append(self._usable[int(self._order[at])])
         return chosen
+
+    def unseen(self) -> Groups:
+        """The groups that no step draws, in the order of the folder; none from the first full epoch on."""
+        drawn = self.steps * self.settings.batch
+        order = np.random.default_rng([self.settings.seed, 0]).permutation(len(self._usable))
+        rest = tuple(self._usable[i] for i in sorted(order[drawn:].tolist()))
+        return Groups(rest, self.groups.queries, self.groups.passages)
 
     def advance(self) -> None:
         """One step of the optimizer."""
