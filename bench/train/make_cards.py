@@ -1,8 +1,9 @@
 """Write the README of every size from what was measured.
 
-    python bench/train/make_cards.py WORK SIZE=RUN …      for example L-6=WORK/run6
+    python bench/train/make_cards.py fields RUN WINDOW > fields.json    what card.json says of training, licence and languages
+    python bench/train/make_cards.py readme WORK SIZE=RUN …             for example L-6=WORK/run6
 
-Reads bench/results/rerank.json and rerank_speed.json, RUN/manifest.json and RUN/log.jsonl, WORK/SIZE.json (what
+The second reads bench/results/rerank.json and rerank_speed.json, RUN/manifest.json and RUN/log.jsonl, WORK/SIZE.json (what
 `shortlist train export --to body` printed) and WORK/forms/SIZE-*.json (what the other exports printed).
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shortlist.models import read_card, resolve
 from shortlist.train import cards
 
 ROOT = Path(__file__).parents[2]
@@ -52,20 +54,41 @@ def evaluation(name: str, size: str, work: Path) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="SIZE=RUN")
-    args = parser.parse_args()
+def fields(run: Path, window: int) -> dict:
+    """For `shortlist train export --to body --card`."""
+    encoder = read_card(resolve("shortlist-embed"))
+    return {
+        "licence": "MIT",
+        "source": "first layers of shortlist-embed (multilingual-e5-small, MIT), trained by bench/train/shortlist-rerank.sh",
+        "training_data": cards.training_sentence(read(run / "manifest.json"), read(ROOT / "bench" / "train" / "data.json")),
+        "languages": list(encoder.languages),
+        "window": window,
+    }
+
+
+def readmes(work: Path, runs: list[str]) -> None:
+    """Pictures and README of each size."""
     data = read(ROOT / "bench" / "train" / "data.json")
-    for size, _, run in (spec.partition("=") for spec in args.runs):
+    for size, _, run in (spec.partition("=") for spec in runs):
         name = f"shortlist-rerank-{size}"
-        folder, facts, manifest = ROOT / "models" / name, evaluation(name, size, args.work), read(Path(run) / "manifest.json")
+        folder, facts, manifest = ROOT / "models" / name, evaluation(name, size, work), read(Path(run) / "manifest.json")
         log = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         cards.reliability_picture(facts["calibration"]["bins"], folder / cards.RELIABILITY)
         cards.learning_picture(log, folder / cards.LEARNING)
-        forms = [read(path) for path in sorted((args.work / "forms").glob(f"{size}-*.json"))]
+        forms = [read(path) for path in sorted((work / "forms").glob(f"{size}-*.json"))]
         print(cards.write_readme(folder, facts, manifest, forms, data, recipe="bench/train/shortlist-rerank.sh"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("fields", "readme"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("words", nargs="+")
+    args = parser.parse_args()
+    if args.step == "fields":
+        print(json.dumps(fields(args.folder, int(args.words[0])), ensure_ascii=False, indent=1))
+    else:
+        readmes(args.folder, args.words)
 
 
 if __name__ == "__main__":
