@@ -124,7 +124,7 @@ def _add_export(steps: Any) -> None:
     export.add_argument("model", help="a folder or a name")
     export.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     export.add_argument("--to", required=True, choices=("body", "standard", "onnx", "onnx-int8", "gguf"))
-    export.add_argument("--precision", default="", help="f32, f16, q8_0, q4_0: what the form allows (default: the form's own)")
+    export.add_argument("--precision", default="", help="float16, q8_0 …: what the form allows; a wrong word lists them")
     export.add_argument(
         "--judged", type=Path, nargs="+", metavar="GROUPS", help="body: groups that were not trained on, to tune the score"
     )

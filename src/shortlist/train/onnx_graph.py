@@ -47,7 +47,7 @@ def write_onnx(path: Path, network: Network, pooling: str, *, normalize: bool, t
     graph = _Graph(onnx, network, int8)
     states = graph.states(table, pooling)
     if pooling == "score":
-        outputs = {"logits": (graph.score(states), ["batch", network.labels])}
+        outputs: dict[str, tuple[str, list[str | int]]] = {"logits": (graph.score(states), ["batch", network.labels])}
     else:
         outputs = {
             "last_hidden_state": (states, ["batch", "sequence", network.hidden_size]),
@@ -247,7 +247,7 @@ class _Graph:
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def _value(self, number: float) -> str:
+    def _value(self, number: float | np.floating[Any]) -> str:
         return self._weight(f"value_{float(number)!r}", np.array(number, np.float32))
 
     def _ints(self, *numbers: int) -> str:
