@@ -22,7 +22,7 @@ test: $(VENV)/test
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
 	$(BIN)/python -m pytest -m 'not oracle'
 
-# The comparison with torch, sentence-transformers and sentencepiece; installs torch.
+# The comparison with torch, sentence-transformers, onnxruntime and others, and the training; installs torch.
 oracle: $(VENV)/test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,test,oracle]'

@@ -2,7 +2,7 @@
 
     python bench/latency.py INDEX QUERIES [--rounds 5]
 
-For example the index of miracl-yo that `bench/quality.py` leaves behind. Writes bench/results/latency.md.
+For example the index of miracl-yo that `bench/rerank.py` leaves behind. Writes bench/results/latency.md.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
             cells = (f"{np.percentile(t, 50):.2f} / {np.percentile(t, 99):.2f}" if t else "" for t in times.values())
             lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append("")
-    for rerank in ("none", "L-4"):
+    for rerank in ("none", "L-6"):
         seconds = cold(args.index, queries[0], rerank, args.rounds)
         lines.append(
             f"From a cold process, hybrid, reranker {rerank}: {statistics.median(seconds):.2f} s median of {args.rounds} "

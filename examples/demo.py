@@ -54,7 +54,7 @@ def build_corpora() -> None:
 def measure() -> None:
     """nDCG@10 of each stage on the judged collection."""
     runs = []
-    for first, rerank in (("bm25", "none"), ("dense", "none"), ("hybrid", "none"), ("hybrid", "L-4")):
+    for first, rerank in (("bm25", "none"), ("dense", "none"), ("hybrid", "none"), ("hybrid", "L-6")):
         runs.append(WORK / f"{first}-{rerank}.trec")
         shortlist(
             "run", WORK / "polyglot.idx", POLYGLOT / "queries.jsonl", "--first", first, "--rerank", rerank, "-o", runs[-1]

@@ -58,7 +58,7 @@ def row(start: sl.Encoder, tuned: sl.Encoder, spec: str, limit: int, work: Path)
     c = sl.compare(after, before, qrels)
     low, high = c.interval
     counts = f"{c.wins}/{c.ties}/{c.losses}"
-    numbers = f"{c.mean_b:.4f} | {c.mean_a:.4f} | {c.difference:+.4f} | {low:+.4f} to {high:+.4f} | {c.p_value:.3f}"
+    numbers = f"{c.mean_b:.4f} | {c.mean_a:.4f} | {c.difference:+.4f} | {low:+.4f} to {high:+.4f} | {c.p_value:.4f}"
     return f"| {name} {split} | {len(ids)} | {numbers} | {counts} |"
 
 

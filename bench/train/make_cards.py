@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import rerank
 from shortlist.models import read_card, resolve
 from shortlist.train import cards
 
@@ -32,10 +36,8 @@ def evaluation(name: str, size: str, work: Path) -> dict:
     learnt, mine = read(work / f"{size}.json"), quality["models"][name]
     sizes = {}
     for model, row in speed["models"].items():
-        rows = quality["models"].get(model, {}).get("rows", [])
-        mean = float(np.mean([r["two_stage"] for r in rows])) if rows else None
-        sizes[model.removeprefix("shortlist-rerank-")] = {"mean_two_stage": mean, **row}
-    calibration = {key: learnt[key] for key in ("temperature", "shift", "ece_before", "ece_after", "pairs", "bins")}
+        sizes[model.removeprefix("shortlist-rerank-")] = row
+    calibration = {key: learnt[key] for key in ("temperature", "ece_before", "ece_after", "pairs", "bins")}
     return {
         "date": quality["date"],
         "versions": quality["versions"],
@@ -50,17 +52,33 @@ def evaluation(name: str, size: str, work: Path) -> dict:
         "rows": mine["rows"],
         "detailed": mine["detailed"],
         "sizes": sizes,
+        "beside": beside(name, size, work / "eval"),
         "calibration": {**calibration, "held_back": sorted(next(iter(learnt["by_weight"].values())))},
     }
 
 
+def beside(name: str, size: str, work: Path) -> dict[str, tuple[int, float, float]]:
+    """Other sizes, and the network before training, over the questions that they and this one scored."""
+    others = {f"two-stage with size {s}": f"shortlist-rerank-{s}" for s in ("L-2", "L-4", "L-6") if s != size}
+    others["the same network before training (MaxSim alone), two-stage"] = f"untrained-{size}.w128"
+    weight, found = read(ROOT / "models" / name / "card.json")["fusion_weight"], {}
+    for words, other in others.items():
+        card = ROOT / "models" / other / "card.json"
+        theirs = read(card)["fusion_weight"] if card.exists() else weight
+        table = rerank.side_by_side({name: weight, other: theirs}, work)
+        if table:
+            found[words] = (len(table), *(float(np.mean([row[label] for row in table])) for label in (other, name)))
+    return found
+
+
 def fields(run: Path, window: int) -> dict:
     """For `shortlist train export --to body --card`."""
-    encoder = read_card(resolve("shortlist-embed"))
+    encoder, manifest = read_card(resolve("shortlist-embed")), read(run / "manifest.json")
+    sentence = cards.training_sentence(manifest, read(ROOT / "bench" / "train" / "data.json"))
     return {
         "licence": "MIT",
         "source": "first layers of shortlist-embed (multilingual-e5-small, MIT), trained by bench/train/shortlist-rerank.sh",
-        "training_data": cards.training_sentence(read(run / "manifest.json"), read(ROOT / "bench" / "train" / "data.json")),
+        "training_data": f"{manifest['drawn']:,} questions drawn at random from: {sentence}",
         "languages": list(encoder.languages),
         "window": window,
     }

@@ -29,28 +29,26 @@ def rrf(rankings: Sequence[Sequence[str]], k: float = 60, weights: Sequence[floa
 
 
 def weighted_sum(
-    lists: Sequence[Sequence[Scored]], weights: Sequence[float] | None = None, normalise: str | Sequence[str] = "zscore"
+    lists: Sequence[Sequence[Scored]], weights: Sequence[float] | None = None, normalise: str = "zscore"
 ) -> list[Scored]:
     """Weighted sum of scores that were first made comparable: score(id) = sum of weight * normalised score, best first.
 
-    normalise  for all lists, or one word a list: "zscore": (score - mean) / standard deviation of the list; "minmax": from 0
-               (lowest) to 1 (highest); "none": scores whose size means something already, such as log odds
+    normalise  "zscore": (score - mean) / standard deviation of the list; "minmax": from 0 (lowest) to 1 (highest)
 
     An id that a list lacks counts as its lowest score. A list whose scores are all equal counts 0 for every id
     under "zscore" and 1 under "minmax". Ties break by id. Raises BadInput for scores that are not finite, ids that stand
-    twice in one list and weights or words that do not fit.
+    twice in one list and weights that do not fit.
     """
-    words = [normalise] * len(lists) if isinstance(normalise, str) else normalise
-    if len(words) != len(lists) or not set(words) <= {"zscore", "minmax", "none"}:
-        raise BadInput(f'normalise={normalise!r}: expected "zscore", "minmax" or "none", one for all lists or one a list.')
+    if normalise not in ("zscore", "minmax"):
+        raise BadInput(f'normalise={normalise!r}: expected "zscore" or "minmax".')
     names = {name for ranking in lists for name, _ in ranking}
     fused = dict.fromkeys(names, 0.0)
-    for ranking, weight, how in zip(lists, _checked_weights(weights, len(lists)), words, strict=True):
+    for ranking, weight in zip(lists, _checked_weights(weights, len(lists)), strict=True):
         if not ranking:
             continue
         _refuse_repeats([name for name, _ in ranking])
-        scores = _normalised(np.array([score for _, score in ranking], dtype=np.float64), how)
-        lowest = 0.0 if how == "minmax" else float(scores.min())
+        scores = _normalised(np.array([score for _, score in ranking], dtype=np.float64), normalise)
+        lowest = float(scores.min()) if normalise == "zscore" else 0.0
         known = dict(zip((name for name, _ in ranking), scores.tolist(), strict=True))
         for name in names:
             fused[name] += weight * known.get(name, lowest)
@@ -60,8 +58,6 @@ def weighted_sum(
 def _normalised(scores: np.ndarray, how: str) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise BadInput("a score is NaN or infinite: such scores cannot be added up.")
-    if how == "none":
-        return scores
     if how == "zscore":
         spread = float(scores.std())
         return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)

@@ -20,9 +20,9 @@ FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
 class Pipeline:
     """Two-stage search over one index.
 
-    The order of the result is a weighted sum of both stages (`fused_stages`): the weight of the second stage comes from the
-    reranker's card, where it was tuned on judged queries. Weight 1 lets the reranker decide alone. Without a reranker the
-    first stage's order stands.
+    The order of the result is a weighted sum of both stages, each as a z-score over the candidates: the weight of the
+    second stage comes from the reranker's card, where it was tuned on judged queries. Weight 1 lets the reranker decide
+    alone. Without a reranker the first stage's order stands.
     """
 
     def __init__(self, index: Index, reranker: Reranker | None = None, *, fusion: Fusion = "sum") -> None:
@@ -92,7 +92,7 @@ class Pipeline:
         scored, cut = _scored(reranker, ranking.query, [hit.passage for hit in head if hit.passage is not None])
         first = [(hit.id, hit.score) for hit in head]
         share = reranker.card.fusion_weight if weight is None else weight
-        fused = fused_stages(first, list(scored.items()), share, reranker.card.temperature)
+        fused = fuse.weighted_sum([first, list(scored.items())], weights=[1 - share, share])
         by_id = {hit.id: hit for hit in head}
         places = {passage_id: place for place, (passage_id, _) in enumerate(_descending(scored), 1)}
         hits = [_with_stage(by_id[i], score, "rerank", scored[i], places[i]) for i, score in fused]
@@ -107,19 +107,6 @@ class Pipeline:
         by_id = {p.id: p for p in passages}
         hits = [Hit(i, s, by_id[i], {"rerank": s}, {"rerank": rank}) for rank, (i, s) in enumerate(_descending(scored), 1)]
         return _finished(Ranking(query, ()), hits, cut, rerank_ms=1000 * (perf_counter() - start))
-
-
-def fused_stages(
-    first: Sequence[fuse.Scored], second: Sequence[fuse.Scored], weight: float, temperature: float = 0.0
-) -> list[fuse.Scored]:
-    """Both stages' scores of the same candidates as one, best first: (1 - weight) * z(first) + weight * second.
-
-    The second stage counts as log odds, logit / temperature, where its logits are calibrated (ADR 5): a reranker that is not
-    sure then moves little. Without a temperature it counts as a z-score.
-    """
-    if temperature:
-        return fuse.weighted_sum([first, second], [1 - weight, weight / temperature], ("zscore", "none"))
-    return fuse.weighted_sum([first, second], [1 - weight, weight])
 
 
 def _scored(reranker: Reranker, query: str, passages: Sequence[Passage]) -> tuple[dict[str, float], int]:

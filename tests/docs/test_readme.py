@@ -10,14 +10,15 @@ from shortlist import cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands():
-    lines = "\n".join(blocks("sh")).splitlines()
+    lines = "\n".join([*blocks("sh"), *blocks("sh", TRAINING)]).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("shortlist ")]
 
 
@@ -35,10 +36,10 @@ def test_the_make_targets_exist():
 
 
 def test_local_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):
+    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "training.md"):
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not link.startswith("http"):
-                assert (ROOT / link).exists(), f"{document.name} links to {link}"
+                assert (document.parent / link).exists(), f"{document.name} links to {link}"
 
 
 @pytest.mark.weights

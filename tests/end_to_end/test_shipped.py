@@ -7,6 +7,7 @@ from shortlist import cli, models
 from shortlist.data import read_collection
 from shortlist.errors import ModelNotFound
 from shortlist.measures import evaluate
+from shortlist.models.catalogue import FAMILIES
 
 pytestmark = pytest.mark.weights
 
@@ -41,16 +42,20 @@ def test_two_stages_stay_close_to_the_best_single_one(index, polyglot):
 
 
 def test_the_models_here_are_those_that_were_published(index):
-    for name in ("shortlist-embed", "shortlist-rerank"):
+    rerankers = [f"{family.name}-{size}" for family in FAMILIES for size in family.sizes]
+    for name in ("shortlist-embed", *rerankers):
         assert models.verify(name) == []
-    assert cli.main(["models", "verify", "shortlist-embed", "shortlist-rerank"]) == 0
+    assert cli.main(["models", "verify", "shortlist-embed", *rerankers]) == 0
     assert index.encoder.verify() == []
-    assert sl.Reranker.load("shortlist-rerank").verify() == []
+    assert all(sl.Reranker.load(name).verify() == [] for name in rerankers)
 
 
-def test_a_reranker_tells_an_answer_from_a_near_miss(index):
-    scores = sl.Reranker.load("shortlist-rerank").score(
+@pytest.mark.parametrize("size", ["L-2", "L-4", "L-6"])
+def test_a_reranker_tells_an_answer_from_a_near_miss(index, size):
+    reranker = sl.Reranker.load("shortlist-rerank", size=size)
+    scores = reranker.score(
         "How many people live in Berlin?",
         ["Berlin had a population of 3,520,031 registered inhabitants.", "Bananas are rich in potassium."],
     )
     assert scores[0] > scores[1] + 1
+    assert reranker.probability(scores)[0] > reranker.probability(scores)[1]

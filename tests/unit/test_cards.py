@@ -408,3 +408,15 @@ def test_pictures_refuse_what_they_cannot_draw(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r"shortlist\[plot\]"):
         cards.reliability_picture([[1, 0.5, 0.5]], tmp_path / "x.svg")
+
+
+def test_a_diagram_that_falls_is_not_passed_over():
+    rising = [[900, 0.05, 0.01], [50, 0.4, 0.35], [50, 0.8, 0.75]]
+    falling = [*rising[:2], [50, 0.8, 0.15]]
+    assert cards._falling(rising) == ""
+    assert "Above 0.4" in cards._falling(falling)
+    assert cards._falling([]) == ""
+
+
+def test_systems_measured_on_the_same_questions_stand_beside():
+    assert cards._system("another", (3, 0.5, 0.6), EVALUATION["rows"]) == ("another", "3", "0.5000", "0.6000")

@@ -70,14 +70,3 @@ def test_nothing_in_nothing_out():
 def test_what_cannot_be_fused_is_refused(call):
     with pytest.raises(BadInput):
         call()
-
-
-def test_scores_that_mean_something_are_added_as_they_are():
-    fused = dict(weighted_sum([[("a", 3.0), ("b", 1.0)], [("b", 4.0), ("a", -2.0)]], [0.5, 2.0], ("zscore", "none")))
-    assert fused == {"a": 0.5 - 4.0, "b": -0.5 + 8.0}
-
-
-@pytest.mark.parametrize("words", [("zscore",), ("zscore", "rank"), "log"])
-def test_unknown_or_missing_words_are_refused(words):
-    with pytest.raises(BadInput, match="normalise"):
-        weighted_sum([[("a", 1.0)], [("a", 2.0)]], normalise=words)

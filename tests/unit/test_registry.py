@@ -78,12 +78,13 @@ def test_sizes_of_a_family(tmp_path, monkeypatch, tiny_reranker_folder):
     monkeypatch.setattr(registry, "shipped_folders", lambda: [tmp_path / "a", tmp_path / "b"])
     with pytest.raises(ModelNotFound, match="not in this installation"):
         models.resolve("shortlist-rerank")
-    folder = shipped(tmp_path / "b", "shortlist-rerank-L-4", tiny_reranker_folder)
+    folder = shipped(tmp_path / "b", "shortlist-rerank-L-6", tiny_reranker_folder)
+    smaller = shipped(tmp_path / "b", "shortlist-rerank-L-4", tiny_reranker_folder)
     assert models.resolve("shortlist-rerank") == folder
-    assert models.resolve("shortlist-rerank", size="L-4") == folder
-    assert models.resolve("shortlist-rerank-L-4") == folder
+    assert models.resolve("shortlist-rerank", size="L-4") == smaller
+    assert models.resolve("shortlist-rerank-L-4") == smaller
     assert models.fetch("shortlist-rerank") == folder
-    with pytest.raises(ModelNotFound, match=r"no size 'L-99'\. Sizes: L-4"):
+    with pytest.raises(ModelNotFound, match=r"no size 'L-99'\. Sizes: L-2, L-4, L-6"):
         models.resolve("shortlist-rerank", size="L-99")
     with pytest.raises(ModelNotFound, match="has no sizes"):
         models.resolve("shortlist-embed", size="L-4")

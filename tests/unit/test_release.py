@@ -37,10 +37,15 @@ def test_the_better_stage_gets_the_weight() -> None:
     assert tune_scores(*drawn_groups(400, 0.3, 3.0)).weight > equal.weight
 
 
-def test_the_weight_is_the_best_mean_over_collections_and_fusion_gains() -> None:
+def test_the_weight_has_the_best_mean_gain_with_losses_counted_three_times() -> None:
     tuned = tune_scores(*drawn_groups(400, 2.0, 2.0))
     means = {w: np.mean(list(values.values())) for w, values in tuned.by_weight.items()}
-    assert means[tuned.weight] == max(means.values())
+    first = tuned.by_weight[0.0]
+    worth = {}
+    for weight, values in tuned.by_weight.items():
+        gains = [values[name] - first[name] for name in first]
+        worth[weight] = sum(g if g > 0 else 3 * g for g in gains) / len(gains)
+    assert worth[tuned.weight] == pytest.approx(max(worth.values()), abs=1e-6)
     assert means[tuned.weight] > max(means[0.0], means[1.0]) + 0.02
 
 

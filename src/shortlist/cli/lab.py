@@ -23,7 +23,7 @@ def add_verbs(verbs: Any) -> None:
         "run",
         help="search many queries and write a TREC run",
         description="Search every query. Only the candidates are reranked; those below keep the first stage's order.",
-        **example("shortlist run my.idx queries.jsonl --first hybrid --rerank L-4 --candidates 32 -k 100 -o out.trec"),
+        **example("shortlist run my.idx queries.jsonl --first hybrid --rerank L-6 --candidates 32 -k 100 -o out.trec"),
     )
     add_stage_arguments(run, queries="queries", k=100)
     run.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run file to write")

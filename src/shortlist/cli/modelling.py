@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shortlist import models
-from shortlist.cli.searching import load_reranker
+from shortlist.cli.searching import DEFAULT_SIZE, load_reranker
 from shortlist.cli.show import complain, example, out, print_json, progress, working
 from shortlist.data import read_passages
 from shortlist.encoder import Encoder
@@ -60,7 +60,10 @@ def add_verbs(verbs: Any) -> None:
     rerank.add_argument("query", metavar="QUERY")
     rerank.add_argument("input", help="file of passages, or - for one passage a line on stdin")
     rerank.add_argument(
-        "--rerank", default="L-4", metavar="SIZE", help="reranker: L-4, a model name or folder (default: %(default)s)"
+        "--rerank",
+        default=DEFAULT_SIZE,
+        metavar="SIZE",
+        help="reranker: a size, a name or a folder (default: %(default)s)",
     )
     rerank.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     rerank.add_argument("--json", action="store_true", help="one JSON line a passage")

@@ -11,11 +11,13 @@ from rich.table import Table
 
 from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
 from shortlist.index import FUSION_WEIGHTS, Index
+from shortlist.models.catalogue import FAMILIES
 from shortlist.pipeline import FIRST_STAGES, FirstStage, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.types import Ranking
 
 SIZES = ("L-2", "L-4", "L-6", "L-12")
+DEFAULT_SIZE = next(family.default for family in FAMILIES if family.kind == "reranker")
 
 
 def add_verbs(verbs: Any) -> None:
@@ -40,7 +42,9 @@ def add_verbs(verbs: Any) -> None:
     compare.set_defaults(verb=run_compare)
 
 
-def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query", k: int = 5, rerank: str = "L-4") -> None:
+def add_stage_arguments(
+    parser: argparse.ArgumentParser, queries: str = "query", k: int = 5, rerank: str = DEFAULT_SIZE
+) -> None:
     """The arguments of both stages, the same for every verb that searches."""
     parser.add_argument("index", type=Path, metavar="IDX")
     parser.add_argument(queries, metavar=queries.upper(), nargs="+" if queries == "query" else None)
@@ -53,7 +57,10 @@ def add_stage_arguments(parser: argparse.ArgumentParser, queries: str = "query",
         "--fusion", choices=tuple(FUSION_WEIGHTS), default="sum", help="of BM25 and vectors (default: %(default)s)"
     )
     parser.add_argument(
-        "--rerank", default=rerank, metavar="SIZE", help="reranker: L-4, a model name or folder, or none (default: %(default)s)"
+        "--rerank",
+        default=rerank,
+        metavar="SIZE",
+        help="reranker: a size, a name, a folder, or none (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads of the reranker (default: all that it may use)")
 

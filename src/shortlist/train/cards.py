@@ -82,7 +82,9 @@ def write_readme(
     "domain" ("in", "out"), nDCG@10 as "bm25", "dense", "hybrid", "best_first", "two_stage", "alone", "untrained", and
     "difference" of two_stage to best_first with its 95% interval "low", "high"; "detailed" {collection: `card_measures`};
     "sizes" {size: {"mean_two_stage", "ms_32_1", "ms_32_2", "ms_100_1", "ms_100_2"}}, milliseconds for 32 or 100 pairs on 1 or
-    2 threads; "others" {system: {"scifact test": nDCG@10}}; "calibration" {"temperature", "shift", "ece_before", "ece_after",
+    2 threads; "others" {system: {"scifact test": nDCG@10}};
+    "beside" {system: (collections, its mean, two-stage's mean)} over the questions that both were measured on;
+    "calibration" {"temperature", "shift", "ece_before", "ece_after",
     "pairs", "bins": [[count, probability, relevant]], "held_back": [collection]}.
     `recipe` is the script that makes the model again. Pictures are shown that lie in the folder as reliability.svg and
     learning.png: draw them first. The same data gives the same bytes.
@@ -397,29 +399,32 @@ def _beside(evaluation: Facts, model: _Model) -> list[str]:
     ]
 
 
-def _systems(evaluation: Facts, model: _Model) -> dict[str, dict[str, float] | float | None]:
-    """System -> nDCG@10 by collection, or its mean over all of them; None if it was not measured."""
+def _systems(evaluation: Facts, model: _Model) -> dict[str, Any]:
+    """System -> nDCG@10 by collection, its mean over all of them, or (collections, its mean, ours); None if not measured."""
     rows = evaluation.get("rows", ())
 
     def column(name: str) -> dict[str, float] | None:
         return {_name_of(row): row[name] for row in rows if row.get(name) is not None} or None
 
     sizes = {size: facts.get("mean_two_stage") for size, facts in evaluation.get("sizes", {}).items() if size != model.size}
-    found: dict[str, dict[str, float] | float | None] = {
+    found: dict[str, Any] = {
         "BM25": column("bm25"),
         "multilingual-e5-small (`shortlist-embed`, 4-bit weights) alone": column("dense"),
         "hybrid of both": column("hybrid"),
         "the same network before training (MaxSim alone), two-stage": column("untrained"),
         "this model alone, without the first stage's score": column("alone"),
-        **{f"two-stage with size {size}": value for size, value in sizes.items()},
+        **{f"two-stage with size {size}": value for size, value in sizes.items() if value is not None},
         "all-MiniLM-L6-v2 (`shortlist-embed-en`) alone": None,
     }
-    return found | {name: dict(values) for name, values in evaluation.get("others", {}).items()}
+    found |= {name: dict(values) for name, values in evaluation.get("others", {}).items()}
+    return found | {name: tuple(values) for name, values in evaluation.get("beside", {}).items()}
 
 
-def _system(name: str, values: dict[str, float] | float | None, rows: Sequence[Facts]) -> Row:
+def _system(name: str, values: Any, rows: Sequence[Facts]) -> Row:
     if values is None:
         return name, _NONE, "not measured", _NONE
+    if isinstance(values, tuple):
+        return name, str(values[0]), _number(values[1]), _number(values[2])
     if not isinstance(values, dict):
         return name, str(len(rows)), _number(values), _number(_mean(rows, "two_stage"))
     same = [row for row in rows if _name_of(row) in values]
@@ -452,12 +457,24 @@ def _calibration(evaluation: Facts, folder: Path) -> list[str]:
     text = (
         f"probability = sigmoid({logit} / {_number(facts.get('temperature'), 3)}). Expected calibration error on "
         f"{facts.get('pairs', 0):,} pairs{held}, held back from the fit: {_number(facts.get('ece_before'))} before, "
-        f"{_number(facts.get('ece_after'))} after."
+        f"{_number(facts.get('ece_after'))} after.{_falling(facts.get('bins', ()))}"
     )
     if (folder / RELIABILITY).is_file():
         return [text, f"![Reliability: share of relevant pairs against the stated probability]({RELIABILITY})"]
     bins = [(str(int(count)), _number(p, 3), _number(share, 3)) for count, p, share in facts.get("bins", ())]
     return [text, _table(("pairs", "probability", "share that was relevant"), bins)] if bins else [text]
+
+
+def _falling(bins: Sequence[Sequence[float]]) -> str:
+    """A warning where the share of relevant pairs falls clearly above some probability, or nothing."""
+    best = max(bins, key=lambda b: b[2], default=None)
+    if best is None or bins[-1][2] > 0.8 * best[2]:
+        return ""
+    return (
+        f" **Above {best[1]:.1f} the share of relevant pairs falls again**: scores of different questions are not on one "
+        "scale. Compare probabilities of one question's passages, and take a low one as a sign that nothing fits; do not "
+        "trust a high one."
+    )
 
 
 def _time(evaluation: Facts, model: _Model) -> list[str]:

@@ -381,6 +381,7 @@ def _manifest(training: _Training, start: Path, seconds: float) -> dict[str, Any
         "settings": asdict(training.settings),
         "start": start.name,
         "groups": sources,
+        "drawn": min(training.steps * training.settings.batch, sum(sources.values())),
         "identity": training.identity,
         "steps": training.steps,
         "pairs": training.pairs,
