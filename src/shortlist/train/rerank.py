@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -171,16 +172,14 @@ class _Training:
         chosen = []
         for place in range(self.step * batch, (self.step + 1) * batch):
             epoch, at = divmod(place, n)
-            if (epoch, n) != getattr(self, "_order_of", None):
-                self._order_of, self._order = (epoch, n), np.random.default_rng([self.settings.seed, epoch]).permutation(n)
-            chosen.append(self._usable[int(self._order[at])])
+            chosen.append(self._usable[_order(self.settings.seed, epoch, n)[at]])
         return chosen
 
     def unseen(self) -> Groups:
         """The groups that no step draws, in the order of the folder; none from the first full epoch on."""
         drawn = self.steps * self.settings.batch
-        order = np.random.default_rng([self.settings.seed, 0]).permutation(len(self._usable))
-        rest = tuple(self._usable[i] for i in sorted(order[drawn:].tolist()))
+        order = _order(self.settings.seed, 0, len(self._usable))
+        rest = tuple(self._usable[i] for i in sorted(order[drawn:]))
         return Groups(rest, self.groups.queries, self.groups.passages)
 
     def advance(self) -> None:
@@ -216,7 +215,8 @@ class _Training:
     def identity(self) -> str:
         """What a checkpoint must agree with: settings and groups."""
         digest = hashlib.sha256(json.dumps(asdict(self.settings), sort_keys=True).encode())
-        digest.update(f"{len(self._usable)} {self._usable[0].query} {self._usable[-1].query}".encode())
+        for group in self._usable:
+            digest.update(f"{group.query} {len(group.candidates)}\n".encode())
         return digest.hexdigest()
 
     def save(self) -> None:
@@ -264,6 +264,12 @@ class _Training:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= self.step]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+    """The order in which an epoch draws its groups."""
+    return tuple(np.random.default_rng([seed, epoch]).permutation(count).tolist())
 
 
 def _ordered(model: JointReader, names: Sequence[str]) -> list[str]:
