@@ -10,6 +10,6 @@ mkdir -p "$work"
 shortlist models fetch shortlist-embed
 shortlist train mine "$data/dureader-demo" "$data/cmrc2017-user:train:300" "$data/cmrc2018:train:560" -o "$work/groups"
 out=$work/shortlist-embed-zh
-[ -d "$out" ] || shortlist train tune "$work/groups" -o "$out" --kind encoder --start shortlist-embed --threads 1 \
+[ -d "$out" ] || OMP_NUM_THREADS=1 shortlist train tune "$work/groups" -o "$out" --kind encoder --start shortlist-embed \
   --set batch=16 --set negatives=1 --set rate=2e-5 --set epochs=1 --set max_tokens=256 --set average=0.5 --set save_steps=15
 SHORTLIST_DATA=$data python "$here/encoder_eval.py" shortlist-embed "$out" --work "$work/vectors" | tee "$work/tables.md"

@@ -74,6 +74,11 @@ def test_a_body_needs_judged_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--judged" in capsys.readouterr().err
 
 
+def test_what_an_encoder_does_not_take_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tune", "groups", "-o", "out", "--kind", "encoder", "--watch", "dev"]) == 1
+    assert "--watch are for rerankers" in capsys.readouterr().err
+
+
 @pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")
 def test_from_judged_questions_to_a_search(

@@ -161,7 +161,10 @@ def run_mine(args: argparse.Namespace) -> int:
 def run_tune(args: argparse.Namespace) -> int:
     """Train a reranker or an encoder."""
     if args.kind == "encoder":
+        if args.lower is not None or args.watch is not None:
+            raise BadInput("--lower and --watch are for rerankers. Leave them out, or train with --kind reranker.")
         training = _workshop("encoder")
+        _use_threads(args.threads)
         settings = _settings(training.EncoderSettings, args.settings)
         with progress("tuning", "steps") as report:
             out = training.tune_encoder(args.groups, args.start, args.output, settings, progress=report)
@@ -182,8 +185,7 @@ def run_distill(args: argparse.Namespace) -> int:
 
 def _tune_reranker(args: argparse.Namespace, folder: Path) -> int:
     training, groups = _workshop("rerank"), _workshop("groups")
-    if args.threads:
-        importlib.import_module("torch").set_num_threads(args.threads)
+    _use_threads(args.threads)
     with progress("tuning", "steps") as report:
         made = training.tune_reranker(
             groups.read_groups(folder),
@@ -239,6 +241,15 @@ def _export_body(args: argparse.Namespace) -> int:
     learnt = {name: getattr(tuned, name) for name in ("weight", "temperature", "shift", "ece_before", "ece_after", "pairs")}
     print_json({"path": str(out), **learnt, "by_weight": tuned.by_weight, "bins": [list(astuple(b)) for b in tuned.bins]})
     return 0
+
+
+def _use_threads(threads: int | None) -> None:
+    if not threads:
+        return
+    try:
+        importlib.import_module("torch").set_num_threads(threads)
+    except ModuleNotFoundError as error:
+        raise MissingExtra("torch", "train", "training") from error
 
 
 def _workshop(name: str) -> Any:
