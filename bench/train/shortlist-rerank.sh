@@ -1,5 +1,6 @@
 #!/bin/sh
-# Reproduce models/shortlist-rerank-L-2, L-4 and L-6: mine, tune, export, measure. About three hours on two cores.
+# Reproduce models/shortlist-rerank-L-2, L-4 and L-6: mine, tune, export, measure: some hours on two cores.
+# The steps were run one by one, with 100 questions instead of 300 on the easy collections and for L-2 and L-4.
 #   SHORTLIST_DATA=folder/of/collections sh bench/train/shortlist-rerank.sh [WORK]
 # Needs: pip install torch==2.13.0 && pip install -e '.[eval,plot,train]'. Stop it and start it again: it goes on.
 set -eu
