@@ -157,12 +157,54 @@ def test_a_deeper_size_takes_its_lower_layers_from_a_trained_one(
     from shortlist.train.rerank import tune_reranker
 
     made = tune_reranker(
-        groups, tiny_encoder_folder, tmp_path / "run", settings(exits=(2,), frozen=1, epochs=1), lower=trained[1]
+        groups, tiny_encoder_folder, tmp_path / "run", settings(exits=(2,), frozen=1, epochs=1), lower=[trained[1]]
     )
     lower, upper = weights(trained[1]), weights(made[2])
     for name in lower:
         if name.startswith(("bert.encoder.layer.0.", "bert.embeddings.")):
             np.testing.assert_array_equal(upper[name], lower[name])
+
+
+def test_a_training_goes_on_from_all_its_exits(trained: dict[int, Path], tiny_encoder_folder: Path) -> None:
+    import torch
+
+    from shortlist.tokens import Tokenizer
+    from shortlist.train.joint import Batch, start_reader
+
+    model = start_reader(tiny_encoder_folder, [1, 2], maxsim=True, lower=[trained[2], trained[1]])
+    tokens, _ = Tokenizer.load(tiny_encoder_folder).encode_pairs("a b c d", ["a b c", "x"], 512, segments=True, window=6)
+    with torch.no_grad():
+        scores = model(Batch.of(tokens, range(2)))
+    for depth, folder in trained.items():
+        expected = Reranker.load(folder, precision="float32", window=6).score("a b c d", ["a b c", "x"])
+        np.testing.assert_allclose(scores[depth].numpy(), expected, atol=2e-4)
+
+
+def test_a_training_skips_what_an_earlier_one_drew(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
+    from shortlist.train.rerank import tune_reranker
+
+    def unseen(out: Path) -> set[str]:
+        return {g.query for g in read_groups(out / "unseen").groups}
+
+    tune_reranker(groups, tiny_encoder_folder, tmp_path / "first", settings(epochs=0.5))
+    tune_reranker(groups, tiny_encoder_folder, tmp_path / "second", settings(epochs=0.25, skip=24))
+    assert len(unseen(tmp_path / "second")) == len(groups) - 24 - 8
+    assert unseen(tmp_path / "second") < unseen(tmp_path / "first")
+
+
+def test_the_pointwise_loss_is_the_cross_entropy_of_each_pair() -> None:
+    import torch
+
+    from shortlist.train.groups import Candidate
+    from shortlist.train.rerank import NO_CANDIDATE, losses
+
+    logits = [[1.5, -0.5, 0.25], [0.1, 0.7]]
+    lists = [[Candidate(str(i), 0.0, i == 0, 0.0, None) for i in range(len(row))] for row in logits]
+    scores = {2: torch.tensor([logits[0], [*logits[1], NO_CANDIDATE]])}
+    chance = [[1 / (1 + np.exp(-x)) for x in row] for row in logits]
+    expected = -np.mean([np.log(p if i == 0 else 1 - p) for row in chance for i, p in enumerate(row)])
+    added = losses(scores, lists, settings(pointwise=0.5))[0] - losses(scores, lists, settings())[0]
+    assert float(added) == pytest.approx(0.5 * expected, abs=1e-6)
 
 
 def test_a_student_follows_its_teacher(trained: dict[int, Path], tiny_encoder_folder: Path, tmp_path: Path) -> None:

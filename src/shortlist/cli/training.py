@@ -80,7 +80,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("groups", type=Path, metavar="GROUPS", help="folder that `train mine` wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
     parser.add_argument("--start", default="shortlist-embed", help="model to begin with (default: %(default)s)")
-    parser.add_argument("--lower", type=Path, metavar="RERANKER", help="reranker whose layers replace the lowest ones")
+    parser.add_argument(
+        "--lower", type=Path, nargs="+", default=[], metavar="RERANKER", help="rerankers to go on from: layers and heads"
+    )
     parser.add_argument("--watch", type=Path, metavar="GROUPS", help="groups of development splits to look at on the way")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="a setting of the recipe (repeatable)"
@@ -161,7 +163,7 @@ def run_mine(args: argparse.Namespace) -> int:
 def run_tune(args: argparse.Namespace) -> int:
     """Train a reranker or an encoder."""
     if args.kind == "encoder":
-        if args.lower is not None or args.watch is not None:
+        if args.lower or args.watch is not None:
             raise BadInput("--lower and --watch are for rerankers. Leave them out, or train with --kind reranker.")
         training = _workshop("encoder")
         _use_threads(args.threads)

@@ -135,11 +135,12 @@ class JointReader(nn.Module):
         return torch.from_numpy(rows).to(ids.device)[torch.from_numpy(places.reshape(ids.shape)).to(ids.device)]
 
 
-def start_reader(folder: Path, exits: Sequence[int], *, maxsim: bool, lower: Path | None = None) -> JointReader:
+def start_reader(folder: Path, exits: Sequence[int], *, maxsim: bool, lower: Sequence[Path] = ()) -> JointReader:
     """An untrained reader from an encoder's first layers, or from a reranker of this project to go on with.
 
     The passage's segment embedding starts as a copy of the question's: the encoder was trained with segment 0 alone.
-    `lower` is a trained reranker whose embeddings and layers take the place of the lowest ones: the way to a deeper size.
+    `lower` are rerankers of one training: embeddings and layers of the deepest take the place of the lowest ones, and each
+    gives its head to the exit at its depth. So a training goes on, or a deeper size grows on top of it.
     Raises BadInput for a depth that the folder does not have, ModelError for folders that do not fit together.
     """
     card = read_card(folder)
@@ -153,17 +154,20 @@ def start_reader(folder: Path, exits: Sequence[int], *, maxsim: bool, lower: Pat
     if card.kind == "encoder":
         types = arrays["embeddings.token_type_embeddings.weight"]
         arrays["embeddings.token_type_embeddings.weight"] = np.repeat(types[:1], 2, axis=0)
-    if lower is not None:
-        trained = _arrays(read_network(lower, folder).tensors)
-        arrays |= {name: array for name, array in trained.items() if name.startswith(("embeddings.", "encoder."))}
+    trained = {int(read_json(path / "config.json")["num_hidden_layers"]): path for path in lower}
+    heads = {depth: _arrays(read_network(path, folder).tensors) for depth, path in sorted(trained.items())}
+    for named in heads.values():
+        arrays |= {name: array for name, array in named.items() if name.startswith(("embeddings.", "encoder."))}
+    if card.kind == "reranker":
+        heads.setdefault(max(exits), arrays)
     wanted = model.body.state_dict()
     state = {k: torch.from_numpy(arrays[k].reshape(v.shape)) for k, v in wanted.items() if k in arrays}
     missing = [k for k in wanted if k not in state and k != TABLE and "position_ids" not in k and "token_type_ids" not in k]
     if missing:
         raise ModelError(f"{folder}: the network lacks {', '.join(missing[:3])}.")
     model.body.load_state_dict(state, strict=False)
-    if card.kind == "reranker":
-        _load_head(model.heads[str(max(exits))], arrays)  # type: ignore[arg-type]
+    for depth in heads.keys() & set(exits):
+        _load_head(model.heads[str(depth)], heads[depth])  # type: ignore[arg-type]
     return model
 
 

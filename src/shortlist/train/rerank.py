@@ -6,6 +6,8 @@ Losses, averaged over the exits:
   ICML 2007), once for the score alone and once for score + `first_weight` * first stage's z-score. The second is what a search
   ranks by, so the network learns what the first stage does not know (boosting on the residual);
 - from the deepest exit to the others: cross entropy with its softmax (self-distillation; Liu et al., ACL 2020);
+- pointwise: cross entropy of each pair's sigmoid, so that a logit means the same whatever else is in the list (a listwise loss
+  only sees differences);
 - from a teacher, where the groups carry its scores: MarginMSE (Hofstätter et al., 2020) plus listwise cross entropy.
 """
 
@@ -58,6 +60,8 @@ class RerankerSettings:
     first_weight  weight of the first stage's z-score in the fused loss
     inner         weight of the self-distillation between exits
     taught        weight of the teacher's part, where there is one
+    pointwise     weight of the cross entropy of each pair by itself, which ties the level of the logits to relevance
+    skip          groups of the first epoch's order that are left out: an earlier training with the same groups drew them
     frozen        number of lowest layers that stay as they are, the embeddings included
     """
 
@@ -75,6 +79,8 @@ class RerankerSettings:
     first_weight: float = 1.0
     inner: float = 0.5
     taught: float = 0.0
+    pointwise: float = 0.0
+    skip: int = 0
     frozen: int = 0
     seed: int = 13
 
@@ -85,7 +91,7 @@ def tune_reranker(
     out: Path,
     settings: RerankerSettings,
     *,
-    lower: Path | None = None,
+    lower: Sequence[Path] = (),
     watched: Groups | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -170,14 +176,15 @@ class _Training:
         """The groups of this step: each epoch is a permutation of its own."""
         n, batch = len(self._usable), self.settings.batch
         chosen = []
-        for place in range(self.step * batch, (self.step + 1) * batch):
+        drawn = self.settings.skip + self.step * batch
+        for place in range(drawn, drawn + batch):
             epoch, at = divmod(place, n)
             chosen.append(self._usable[_order(self.settings.seed, epoch, n)[at]])
         return chosen
 
     def unseen(self) -> Groups:
         """The groups that no step draws, in the order of the folder; none from the first full epoch on."""
-        drawn = self.steps * self.settings.batch
+        drawn = self.settings.skip + self.steps * self.settings.batch
         order = _order(self.settings.seed, 0, len(self._usable))
         rest = tuple(self._usable[i] for i in sorted(order[drawn:]))
         return Groups(rest, self.groups.queries, self.groups.passages)
@@ -334,12 +341,22 @@ def losses(
         loss = 0.5 * functional.cross_entropy(found, target) + 0.5 * functional.cross_entropy(fused, target)
         if depth != deepest and settings.inner:
             loss = loss + settings.inner * functional.cross_entropy(found, scores[deepest].detach().softmax(-1))
+        if settings.pointwise:
+            loss = loss + settings.pointwise * _pointwise(found)
         if settings.taught:
             loss = loss + settings.taught * _taught(found, lists, widest)
         total = total + loss / len(scores)
         facts[f"top1 L-{depth}"] = float((found.argmax(-1) == 0).float().mean())
         facts[f"fused L-{depth}"] = float((fused.argmax(-1) == 0).float().mean())
     return total, {"loss": float(total.detach()), **facts}
+
+
+def _pointwise(found: Tensor) -> Tensor:
+    """Mean over the pairs of the cross entropy of sigmoid(logit); the relevant candidate is the first."""
+    there = found > NO_CANDIDATE
+    relevant = torch.zeros_like(found)
+    relevant[:, 0] = 1.0
+    return functional.binary_cross_entropy_with_logits(found[there], relevant[there])
 
 
 def _taught(found: Tensor, lists: Sequence[Sequence[Candidate]], widest: int) -> Tensor:
@@ -387,7 +404,7 @@ def _manifest(training: _Training, start: Path, seconds: float) -> dict[str, Any
         "settings": asdict(training.settings),
         "start": start.name,
         "groups": sources,
-        "drawn": min(training.steps * training.settings.batch, sum(sources.values())),
+        "drawn": min(training.steps * training.settings.batch, sum(sources.values()) - training.settings.skip),
         "identity": training.identity,
         "steps": training.steps,
         "pairs": training.pairs,
