@@ -138,10 +138,23 @@ def int8_steps(x: Array) -> Array:
     return np.round(x / scale) * scale
 
 
+def largest_steps(x: Array, limit: int, axis: tuple[int, ...]) -> Array:
+    """x rounded to multiples of its largest magnitude / limit, over these axes together."""
+    scale = np.abs(x).max(axis, keepdims=True) / limit
+    return np.round(x / scale) * scale
+
+
+def weight_steps(weights: Array) -> Array:
+    """Rows of softmax weights, the largest 1, rounded to multiples of 1 / min(500000 / their sum, 32767)."""
+    unit = np.minimum(500000 / weights.sum(-1, keepdims=True), 32767)
+    return np.round(weights * unit)
+
+
 class ReferenceNetwork:
     """The formulas of BERT (Devlin et al. 2019), one sequence at a time, in float64.
 
-    With int8, the body's linear layers see weights rounded per output and inputs rounded per row to -127..127 steps.
+    With int8, the body's linear layers see weights rounded per output and inputs rounded per row to -127..127 steps, and
+    attention sees queries, keys and values rounded to 4,095 steps and softmax weights to 15 bits.
     """
 
     def __init__(self, network: Network, *, int8: bool = False) -> None:
@@ -173,8 +186,13 @@ class ReferenceNetwork:
             self.linear(f"{place}attention.self.{name}", x).reshape(len(x), -1, size).swapaxes(0, 1)
             for name in ("query", "key", "value")
         )
+        if self.int8:
+            query = largest_steps(query, 4095, axis=(2,))
+            key, value = (largest_steps(x, 4095, axis=(1, 2)) for x in (key, value))
         scores = query @ key.swapaxes(1, 2) / math.sqrt(size)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
+        if self.int8:
+            weights = weight_steps(weights)
         context = (weights / weights.sum(-1, keepdims=True)) @ value
         return self.linear(f"{place}attention.output.dense", context.swapaxes(0, 1).reshape(len(x), -1))
 

@@ -67,9 +67,22 @@ struct AttentionHead {
     float* scratch;   // float[attention_scratch(length, width)], 64-byte aligned
 };
 
-// Floats of working memory for one AttentionHead: the keys transposed and the scores of one tile. Linear in length.
+// Floats of working memory for one AttentionHead: keys and values as a kernel wants them, the scores of one tile, a few rows.
+// Linear in length.
 static constexpr size_t attention_scratch(int length, int width) {
-    return static_cast<size_t>(width + kQueryTile) * static_cast<size_t>(round_up(length, kLanes));
+    return static_cast<size_t>(round_up(width, 2 * kLanes) + kQueryTile) * static_cast<size_t>(round_up(length, kLanes)) +
+           static_cast<size_t>(kLanes) * static_cast<size_t>(round_up(width, 2 * kLanes) / 2);
+}
+
+constexpr int kLargestNumber = 4095;
+constexpr float kWeightSum = 500000.0f;
+constexpr float kLargestWeight = 32767.0f;
+
+// How large the whole numbers of a head of this width may be: a sum over its columns stays below 2^31.
+static constexpr int attention_limit(int width) {
+    int limit = kLargestNumber;
+    while (static_cast<int64_t>(limit) * limit * width > 0x7fffffff) limit--;
+    return limit;
 }
 
 struct Kernels {
@@ -95,6 +108,12 @@ struct Kernels {
 
     void (*attention)(const AttentionHead& head);
 
+    // The same in whole numbers, for int8 mode: each query row, all keys and all values of the head are rounded to multiples of
+    // their largest magnitude / attention_limit(width); the weights of a query to multiples of 1 / unit, unit the smaller of
+    // kWeightSum / their sum and kLargestWeight (the largest weight is 1). No sum can overflow int32: 4095^2 * 128 columns and
+    // (kWeightSum + the rounding of 48,000 keys) * 4095 lie below 2^31. The context is divided by the sum of the rounded weights.
+    void (*attention_int16)(const AttentionHead& head);
+
     // out = x / |x|; a row of zeros stays one.   x and out: float[width]
     void (*normalize)(const float* x, int width, float* out);
 
@@ -105,6 +124,7 @@ struct Kernels {
 const Kernels& portable_kernels();
 #if defined(__x86_64__)
 const Kernels& avx512vnni_kernels();
+void attention_int16_avx512(const AttentionHead& head);
 #endif
 
 }   // namespace shortlist

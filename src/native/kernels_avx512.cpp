@@ -3,26 +3,13 @@
 // This file alone is compiled with AVX-512 flags. It must not use inline functions of the standard library: the linker
 // could keep this file's copy of one of them and run it on a processor without AVX-512.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include "kernels.h"
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-// The compiler must turn every array of accumulators into registers, so all loops over them are unrolled.
-#define UNROLL _Pragma("GCC unroll 16")
+#include "avx512.h"
 
 namespace shortlist {
 namespace {
 
 constexpr int kRowTile = 6;                 // rows x 64 outputs: 24 accumulators + 4 weights + 1 input < 32 registers
 constexpr int kVectors = kPanel / kLanes;   // vectors of 16 outputs in a panel
-
-ALWAYS_INLINE __m512 zero() { return _mm512_setzero_ps(); }
-ALWAYS_INLINE __m512 all(float x) { return _mm512_set1_ps(x); }
-// Lanes below `count`; all 16 from count = 16 on, none from 0 down.
-ALWAYS_INLINE __mmask16 first_lanes(int count) {
-    return count >= kLanes ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
-}
 
 // ---------------------------------------------------------------------------------------------- quantisation
 
@@ -258,35 +245,6 @@ ALWAYS_INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(p, whole);
 }
 
-// Transposes a 16 x 16 block: out[column * out_stride + row] = rows[row][column]. Four rounds of swaps between registers.
-ALWAYS_INLINE void transpose_block(const float* const (&rows)[kLanes], ptrdiff_t column, float* out, ptrdiff_t out_stride) {
-    __m512 a[kLanes], b[kLanes];
-    UNROLL
-    for (int i = 0; i < kLanes; i++) a[i] = _mm512_loadu_ps(rows[i] + column);
-    UNROLL
-    for (int i = 0; i < kLanes; i += 2) {   // pairs of floats
-        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-    }
-    UNROLL
-    for (int i = 0; i < kLanes; i += 4) {   // quads of floats: column 4l + c of rows i..i+3 in lane group l
-        a[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-        a[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i]), _mm512_castps_pd(b[i + 2])));
-        a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
-        a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
-    }
-    UNROLL
-    for (int c = 0; c < 4; c++) {   // lane groups of four rows each
-        const __m512 low02 = _mm512_shuffle_f32x4(a[c], a[c + 4], 0x88), low13 = _mm512_shuffle_f32x4(a[c], a[c + 4], 0xdd);
-        const __m512 high02 = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0x88);
-        const __m512 high13 = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0xdd);
-        _mm512_store_ps(out + (c + 0) * out_stride, _mm512_shuffle_f32x4(low02, high02, 0x88));
-        _mm512_store_ps(out + (c + 4) * out_stride, _mm512_shuffle_f32x4(low13, high13, 0x88));
-        _mm512_store_ps(out + (c + 8) * out_stride, _mm512_shuffle_f32x4(low02, high02, 0xdd));
-        _mm512_store_ps(out + (c + 12) * out_stride, _mm512_shuffle_f32x4(low13, high13, 0xdd));
-    }
-}
-
 // keys float[length][width] -> transposed float[width][padded]; columns from length on repeat the last key.
 void transpose_keys(const AttentionHead& head, int padded, float* transposed) {
     for (int j = 0; j < padded; j += kLanes) {
@@ -483,7 +441,7 @@ void largest_dots(const float* rows, int count, const float* others, int other_c
 
 const Kernels& avx512vnni_kernels() {
     static const Kernels kernels{"avx512vnni", quantize,  gelu_quantize, linear_int8, linear_float,
-                                 layer_norm,   attention, normalize,     largest_dots};
+                                 layer_norm,   attention, attention_int16_avx512, normalize, largest_dots};
     return kernels;
 }
 

@@ -143,6 +143,72 @@ void attention(const AttentionHead& head) {
     }
 }
 
+// Largest |x| of float[rows][width], rows `stride` apart; never 0.
+float largest_magnitude(const float* x, ptrdiff_t stride, int rows, int width) {
+    float largest = 1e-12f;
+    for (int r = 0; r < rows; r++) {
+        for (int d = 0; d < width; d++) {
+            const float size = std::fabs(x[r * stride + d]);
+            largest = size > largest ? size : largest;
+        }
+    }
+    return largest;
+}
+
+// float[rows][width], rows `stride` apart -> int16[rows][width] without gaps; returns what one unit is worth.
+float round_rows(const float* x, ptrdiff_t stride, int rows, int width, int limit, int16_t* out) {
+    const float largest = largest_magnitude(x, stride, rows, width);
+    const float factor = static_cast<float>(limit) / largest;
+    for (int r = 0; r < rows; r++) {
+        for (int d = 0; d < width; d++, out++) *out = static_cast<int16_t>(round_to_even(x[r * stride + d] * factor));
+    }
+    return largest / static_cast<float>(limit);
+}
+
+// scores[length] in powers of two -> weights in whole units; returns 1 / sum of them.
+float softmax_units(float* scores, int length) {
+    float largest = -INFINITY, sum = 0.0f;
+    for (int j = 0; j < length; j++) largest = scores[j] > largest ? scores[j] : largest;
+    for (int j = 0; j < length; j++) {
+        scores[j] = std::exp2(scores[j] - largest);
+        sum += scores[j];
+    }
+    const float unit = kWeightSum / sum < kLargestWeight ? kWeightSum / sum : kLargestWeight;
+    float units = 0.0f;
+    for (int j = 0; j < length; j++) {
+        scores[j] = round_to_even(scores[j] * unit);
+        units += scores[j];   // whole and below 2^24: exact
+    }
+    return 1.0f / units;
+}
+
+void attention_int16(const AttentionHead& head) {
+    constexpr float kLog2E = 1.442695041f;
+    const int limit = attention_limit(head.width);
+    const ptrdiff_t size = static_cast<ptrdiff_t>(head.length) * head.width;
+    float* scores = head.scratch;
+    int16_t* keys = reinterpret_cast<int16_t*>(scores + round_up(head.length, kLanes));
+    int16_t *values = keys + size, *query = values + size;
+    const float key_unit = round_rows(head.keys, head.key_stride, head.length, head.width, limit, keys);
+    const float value_unit = round_rows(head.values, head.key_stride, head.length, head.width, kLargestNumber, values);
+    for (int i = 0; i < head.queries; i++) {
+        const float query_unit = round_rows(head.query + i * head.query_stride, 0, 1, head.width, limit, query);
+        const float factor = query_unit * key_unit * head.scale * kLog2E;
+        for (int j = 0; j < head.length; j++) {
+            int32_t dot = 0;
+            for (int d = 0; d < head.width; d++) dot += query[d] * keys[static_cast<ptrdiff_t>(j) * head.width + d];
+            scores[j] = static_cast<float>(dot) * factor;
+        }
+        const float inverse = softmax_units(scores, head.length) * value_unit;
+        for (int d = 0; d < head.width; d++) {
+            int32_t sum = 0;
+            for (int j = 0; j < head.length; j++)
+                sum += static_cast<int32_t>(scores[j]) * values[static_cast<ptrdiff_t>(j) * head.width + d];
+            head.context[i * head.query_stride + d] = static_cast<float>(sum) * inverse;
+        }
+    }
+}
+
 // Lane l sums the products of the columns l, l + kLanes, ...: sums that stand side by side become vector code.
 float dot(const float* a, const float* b, int width) {
     float sums[kLanes] = {};
@@ -174,7 +240,7 @@ void largest_dots(const float* rows, int count, const float* others, int other_c
 
 const Kernels& portable_kernels() {
     static const Kernels kernels{"portable", quantize,  gelu_quantize, linear_int8, linear_float,
-                                 layer_norm, attention, normalize,     largest_dots};
+                                 layer_norm, attention, attention_int16, normalize,   largest_dots};
     return kernels;
 }
 

@@ -223,9 +223,10 @@ class Worker {
         const float* keys = key_value_.get() + static_cast<ptrdiff_t>(start(i)) * 2 * heads_width_;
         float* query = query_.get() + static_cast<ptrdiff_t>(row) * heads_width_;
         const float scale = 1.0f / std::sqrt(static_cast<float>(config_.hidden / config_.heads));
+        const auto attention = config_.int8 ? kernels_.attention_int16 : kernels_.attention;
         for (int h = 0; h < config_.heads; h++) {
             const int column = h * network_.head_width_;
-            kernels_.attention({query + column, query + column, heads_width_, queries, keys + column,
+            attention({query + column, query + column, heads_width_, queries, keys + column,
                                 keys + heads_width_ + column, 2 * heads_width_, start(i + 1) - start(i), network_.head_width_,
                                 scale, scratch_.get()});
         }

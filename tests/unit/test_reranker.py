@@ -202,7 +202,7 @@ def test_body_scores_like_its_source(shared_table, tmp_path):
     write_body(shared_table, tmp_path / "body", FIELDS)
     body, source = Reranker.load(tmp_path / "body"), Reranker.load(shared_table)
     assert (body.card.name, body.card.table, body.card.labels) == ("tiny-rerank", "tests/table", 1)
-    np.testing.assert_allclose(body.score(QUERY, PASSAGES), source.score(QUERY, PASSAGES), atol=0.05)
+    np.testing.assert_allclose(body.score(QUERY, PASSAGES), source.score(QUERY, PASSAGES), atol=0.08)
     assert models.verify(tmp_path / "body") == []
     assert body.fingerprint != source.fingerprint
 
