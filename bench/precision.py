@@ -108,9 +108,9 @@ def main() -> None:
             print(text, flush=True)
     means = ", ".join(f"{what} {100 * np.mean(d):+.2f} points (worst {100 * min(d):+.2f})" for what, d in losses.items())
     head = (
-        f"# What int8 costs\n\n{datetime.date.today()}, shortlist {sl.__version__}, Python {platform.python_version()}, kernels "
-        f"{native.chosen_instruction_set()}; `python bench/precision.py`. shortlist-embed and {rerankers['int8'].name}; "
-        "nDCG@10 in float32 and in int8, 95% bootstrap interval of the difference.\n\n"
+        f"# What int8 costs\n\n{datetime.date.today()}, shortlist {sl.__version__}, Python {platform.python_version()}, "
+        f"kernels {native.chosen_instruction_set()}; `python bench/precision.py`. shortlist-embed and "
+        f"{rerankers['int8'].name}; nDCG@10 in float32 and in int8, 95% bootstrap interval of the difference.\n\n"
         f"Mean change: {means}.\n\n"
         "| collection | stage | queries | float32 | int8 | difference | 95% interval | better/equal/worse |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
