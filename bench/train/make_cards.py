@@ -59,7 +59,7 @@ def evaluation(name: str, size: str, work: Path) -> dict:
 
 def beside(name: str, size: str, work: Path) -> dict[str, tuple[int, float, float]]:
     """Other sizes, and the network before training, over the questions that they and this one scored."""
-    others = {f"two-stage with size {s}": f"shortlist-rerank-{s}" for s in ("L-2", "L-4", "L-6") if s != size}
+    others = {f"two-stage with size {s}": f"shortlist-rerank-{s}" for s in ("L-2", "L-4", "L-6", "L-12") if s != size}
     others["the same network before training (MaxSim alone), two-stage"] = f"untrained-{size}.w128"
     weight, found = read(ROOT / "models" / name / "card.json")["fusion_weight"], {}
     for words, other in others.items():
@@ -75,10 +75,11 @@ def fields(run: Path, window: int) -> dict:
     """For `shortlist train export --to body --card`."""
     encoder, manifest = read_card(resolve("shortlist-embed")), read(run / "manifest.json")
     sentence = cards.training_sentence(manifest, read(ROOT / "bench" / "train" / "data.json"))
+    drawn = manifest["drawn"] + manifest.get("before", {}).get("drawn", 0)
     return {
         "licence": "MIT",
         "source": "first layers of shortlist-embed (multilingual-e5-small, MIT), trained by bench/train/shortlist-rerank.sh",
-        "training_data": f"{manifest['drawn']:,} questions drawn at random from: {sentence}",
+        "training_data": f"{drawn:,} questions drawn at random from: {sentence}",
         "languages": list(encoder.languages),
         "window": window,
     }

@@ -551,6 +551,8 @@ def _training(manifest: Facts, data: Facts, folder: Path) -> list[str]:
         return ["Not recorded."]
     rows = _collections(manifest, data)
     parts = [_method(manifest.get("settings", {}), str(manifest.get("start", "")))]
+    if "before" in manifest:
+        parts.append("It goes on from an earlier training with the same method, on questions that the earlier one had not drawn.")
     if rows:
         total = ("**all**", "", "", f"{sum(count for *_, count in rows):,}")
         lines = [(key, name, licence, f"{count:,}") for key, name, licence, count in rows]
@@ -573,6 +575,8 @@ def _method(settings: Facts, start: str) -> str:
     losses[0] += f" score + {first:g} x the first stage's z-score" if first else " the same"
     if inner and len(settings.get("exits", ())) > 1:
         losses.append(f"cross entropy with the deepest exit's softmax, weight {inner:g}")
+    if pointwise := settings.get("pointwise", 0):
+        losses.append(f"cross entropy of each pair by itself, weight {pointwise:g}")
     if taught:
         losses.append(f"a teacher's margins and order, weight {taught:g}")
     return (
@@ -584,9 +588,10 @@ def _method(settings: Facts, start: str) -> str:
 
 def _course(manifest: Facts) -> list[Row]:
     """What the training took, and its settings."""
+    before = manifest.get("before", {})
     rows: list[Row] = [
-        (label, f"{manifest[name]:,}")
-        for name, label in (("steps", "steps"), ("pairs", "pairs seen"), ("training_s", "seconds"))
+        (label, _with_earlier(manifest[name], before.get(name)))
+        for name, label in (("steps", "steps"), ("drawn", "questions"), ("pairs", "pairs seen"), ("training_s", "seconds"))
         if name in manifest
     ]
     rows += [("device", str(manifest["device"]))] if "device" in manifest else []
@@ -594,6 +599,11 @@ def _course(manifest: Facts) -> list[Row]:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     settings = ", ".join(f"{name} {_setting(value)}" for name, value in manifest.get("settings", {}).items())
     return [*rows, ("settings", settings)] if settings else rows
+
+
+def _with_earlier(count: int, earlier: int | None) -> str:
+    """A count of this training, and that of the one it goes on from."""
+    return f"{count:,}" if earlier is None else f"{count:,}, after {earlier:,} in the training before"
 
 
 def _setting(value: Any) -> str:

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from shortlist.errors import BadInput
 from shortlist.models.card import read_card
-from shortlist.models.files import write_json
+from shortlist.models.files import read_json, write_json
 from shortlist.models.fingerprint import table_fingerprint
 from shortlist.models.registry import address, resolve, table_folder
 from shortlist.tokens import Tokenizer
@@ -131,7 +131,7 @@ def tune_reranker(
     if training.step < steps:
         return {}
     write_groups(first_of_each(training.unseen(), UNSEEN), out / "unseen")
-    write_json(out / "manifest.json", _manifest(training, folder, time.perf_counter() - began))
+    write_json(out / "manifest.json", _manifest(training, folder, time.perf_counter() - began) | _before(lower))
     shared = {"table": card.table or address(folder, card), "table_fingerprint": table_fingerprint(table_folder(folder, card))}
     known = {"segments": True, "max_tokens": MAX_TOKENS, **shared, **(facts or {})}
     return {
@@ -413,6 +413,12 @@ def _manifest(training: _Training, start: Path, seconds: float) -> dict[str, Any
         "device": f"{device}, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()},
     }
+
+
+def _before(lower: Sequence[Path]) -> dict[str, Any]:
+    """The manifest of the training that is gone on with, where the rerankers of `lower` still lie beside it."""
+    manifests = [path.parent / "manifest.json" for path in lower]
+    return next(({"before": read_json(path)} for path in manifests if path.is_file()), {})
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
