@@ -552,7 +552,7 @@ def _training(manifest: Facts, data: Facts, folder: Path) -> list[str]:
     rows = _collections(manifest, data)
     parts = [_method(manifest.get("settings", {}), str(manifest.get("start", "")))]
     if "before" in manifest:
-        parts.append("It goes on from an earlier training with the same method, on questions that the earlier one had not drawn.")
+        parts.append("It goes on from an earlier training by the same method, on questions that one had not drawn.")
     if rows:
         total = ("**all**", "", "", f"{sum(count for *_, count in rows):,}")
         lines = [(key, name, licence, f"{count:,}") for key, name, licence, count in rows]
