@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tiny_models
+from shortlist.types import FloatArray, Tokens
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -37,6 +38,39 @@ def tiny_reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_xlmr_reranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A transformers folder of a tiny random XLMRobertaForSequenceClassification with one label."""
     return tiny_models.write_xlmr_reranker(tmp_path_factory.mktemp("models") / "tiny-xlmr-reranker")
+
+
+class Clock:
+    """A clock that stands still except while a network runs: each token costs its thread `token_ms` milliseconds."""
+
+    def __init__(self, token_ms: float) -> None:
+        self.token_ms, self.now, self.batches = token_ms, 0.0, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_for(self, lengths: list[int], threads: int) -> None:
+        """The time of one batch, whose longest sequence no other thread can help with."""
+        self.batches.append(len(lengths))
+        self.now += self.token_ms * max(max(lengths), sum(lengths) / threads) / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the second stage's time budget; the real networks run under it."""
+    from shortlist import pipeline, reranker
+    from shortlist.engines.native import NativeEngine
+
+    clock, run = Clock(token_ms=0.1), NativeEngine.run
+
+    def timed(engine: NativeEngine, tokens: Tokens, pooling: str) -> FloatArray:
+        clock.pass_for(tokens.lengths.tolist(), engine.threads)
+        return run(engine, tokens, pooling)
+
+    monkeypatch.setattr(NativeEngine, "run", timed)
+    monkeypatch.setattr(reranker, "perf_counter", clock)
+    monkeypatch.setattr(pipeline, "perf_counter", clock)
+    return clock
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -10,11 +11,15 @@ from typing import Literal, TypeAlias, get_args
 from shortlist import fuse
 from shortlist.errors import BadInput
 from shortlist.index import Fusion, Index
-from shortlist.reranker import Reranker
+from shortlist.reranker import FAMILY, Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
 
 FirstStage: TypeAlias = Literal["bm25", "dense", "hybrid", "none"]
 FIRST_STAGES: tuple[FirstStage, ...] = get_args(FirstStage)
+Stage: TypeAlias = tuple[Reranker, int]
+"""A reranker, and how many passages it reads."""
+
+CANDIDATES = 32
 
 
 class Pipeline:
@@ -23,28 +28,67 @@ class Pipeline:
     The order of the result is a weighted sum of both stages, each as a z-score over the candidates: the weight of the
     second stage comes from the reranker's card, where it was tuned on judged queries. Weight 1 lets the reranker decide
     alone. Without a reranker the first stage's order stands.
+
+    With a cascade several rerankers read one after the other, each the best of the order so far: a small one thins many
+    candidates, a larger one decides among the few that are left. See `rerank`.
+
+        search = Pipeline(index, cascade=[("L-2", 100), ("L-6", 20)])
+        search("How many people live in Berlin?", max_ms=50)
     """
 
-    def __init__(self, index: Index, reranker: Reranker | None = None, *, fusion: Fusion = "sum") -> None:
-        """`fusion` of BM25 and vectors is that of `Index.search`."""
+    def __init__(
+        self,
+        index: Index,
+        reranker: Reranker | None = None,
+        *,
+        cascade: Sequence[tuple[Reranker | str | os.PathLike[str], int]] | None = None,
+        fusion: Fusion = "sum",
+    ) -> None:
+        """`fusion` of BM25 and vectors is that of `Index.search`.
+
+        cascade   takes the place of `reranker`: (reranker, how many passages it reads), the last one decides. A name is
+                  loaded by `Reranker.load`
+
+        Raises BadInput for a cascade beside a reranker, an empty one, one whose numbers are below 1 or grow, and one in which
+        two rerankers before the last have the same name.
+        """
+        if reranker is not None and cascade is not None:
+            raise BadInput("both a reranker and a cascade were given, but a cascade's last reranker decides. Give one of them.")
         self.index = index
-        self.reranker = reranker
+        self.cascade = tuple((m if isinstance(m, Reranker) else Reranker.load(m), reads) for m, reads in cascade or ())
+        if cascade is not None:
+            _stage_names(self.cascade)
+        self.reranker = self.cascade[-1][0] if self.cascade else reranker
         self.fusion: Fusion = fusion
 
     def __call__(
-        self, query: str, *, k: int = 5, candidates: int = 32, first: FirstStage | None = None, weight: float | None = None
+        self,
+        query: str,
+        *,
+        k: int = 5,
+        candidates: int | None = None,
+        first: FirstStage | None = None,
+        weight: float | None = None,
+        max_ms: float | None = None,
     ) -> Ranking:
         """The `k` best of `candidates` passages for `query`.
 
-        first    "bm25", "dense", "hybrid", or "none": the reranker reads every passage of the index. The default is hybrid,
-                 and BM25 for an index without vectors
-        weight   of the reranker against the first stage, 0..1; None takes the reranker's card
+        candidates  that the reranker reads; 32 if not given. A cascade has its own numbers
+        first       "bm25", "dense", "hybrid", or "none": the reranker (of a cascade the last) reads every passage of the
+                    index. The default is hybrid, and BM25 for an index without vectors
+        weight      of the reranker against the first stage, 0..1; None takes the reranker's card
+        max_ms      milliseconds that the second stage may take; what is not read by then stays where the first stage put it,
+                    behind all that was. `rerank` says more
 
-        The ranking's timings are milliseconds: those of the first stage, `rerank_ms`, and `total_ms`.
-        Raises BadInput for an unknown first stage, an empty query, k < 1 or k > candidates.
+        The ranking's timings are milliseconds: those of the first stage, `rerank_ms`, and `total_ms`; `scored` says how many
+        passages were read. Without max_ms the result depends on nothing but the index, the models and these arguments.
+
+        Raises BadInput for an unknown first stage, an empty query, k < 1 or k > candidates, candidates beside a cascade, a
+        negative max_ms, and max_ms without a first stage.
         """
-        checked_k(k, candidates if self.reranker is not None and first != "none" else None)
-        ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight)
+        reads = self._stages(candidates)[0][1] if self.reranker is not None and first != "none" else None
+        checked_k(k, reads)
+        ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms)
         return replace(ranking, hits=ranking.hits[:k])
 
     def run(
@@ -52,53 +96,64 @@ class Pipeline:
         queries: Mapping[str, str],
         *,
         k: int = 100,
-        candidates: int = 32,
+        candidates: int | None = None,
         first: FirstStage | None = None,
         weight: float | None = None,
+        max_ms: float | None = None,
         name: str = "shortlist",
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Run:
-        """The `k` best passages of every query, for evaluation.
+        """The `k` best passages of every query, for evaluation; the arguments are those of a search.
 
         Only the first `candidates` are reranked; those below keep the first stage's order behind them, so that
         recall at 100 is that of the first stage. `progress(done, total)` is called after each query.
         """
         run = Run(name=name)
         for done, (query_id, query) in enumerate(queries.items(), 1):
-            hits = self._search(query, candidates=candidates, depth=k, first=first, weight=weight).hits
+            hits = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms).hits
             run[query_id] = {hit.id: hit.score for hit in hits[:k]}
             if progress is not None:
                 progress(done, len(queries))
         return run
 
-    def _search(self, query: str, *, candidates: int, depth: int, first: FirstStage | None, weight: float | None) -> Ranking:
+    def _search(
+        self,
+        query: str,
+        *,
+        candidates: int | None,
+        depth: int,
+        first: FirstStage | None,
+        weight: float | None,
+        max_ms: float | None,
+    ) -> Ranking:
         """First stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
         if first is not None and first not in FIRST_STAGES:
             raise BadInput(f"first={first!r} is not a first stage. Expected one of {', '.join(FIRST_STAGES)}.")
-        if weight is not None and not 0 <= weight <= 1:
-            raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
-        if self.reranker is None:
-            if first == "none":
-                raise BadInput("first='none' reads every passage with the reranker, but no reranker was given. Give one.")
-            return self.index.search(query, k=checked_k(depth), first=first, fusion=self.fusion)
+        _check(weight, max_ms)
         if first == "none":
+            if self.reranker is None:
+                raise BadInput("first='none' reads every passage with the reranker, but no reranker was given. Give one.")
+            if max_ms is not None:
+                raise BadInput(
+                    f"max_ms={max_ms:g} with first='none': without a first stage there is no order in which passages could be "
+                    f"left out. Choose a first stage, or leave max_ms away."
+                )
             return self._rerank_all(query, self.reranker)
-        ranking = self.index.search(query, k=max(checked_k(candidates), depth), first=first, fusion=self.fusion)
-        return self._rerank(ranking, self.reranker, candidates, weight)
+        stages = self._stages(candidates)
+        depth = max([checked_k(depth), *(reads for _, reads in stages)])
+        ranking = self.index.search(query, k=depth, first=first, fusion=self.fusion)
+        return rerank(ranking, stages, weight=weight, max_ms=max_ms) if stages else ranking
 
-    def _rerank(self, ranking: Ranking, reranker: Reranker, candidates: int, weight: float | None) -> Ranking:
-        start = perf_counter()
-        head, tail = ranking.hits[:candidates], ranking.hits[candidates:]
-        scored, cut = _scored(reranker, ranking.query, [hit.passage for hit in head if hit.passage is not None])
-        first = [(hit.id, hit.score) for hit in head]
-        share = reranker.card.fusion_weight if weight is None else weight
-        fused = fuse.weighted_sum([first, list(scored.items())], weights=[1 - share, share])
-        by_id = {hit.id: hit for hit in head}
-        places = {passage_id: place for place, (passage_id, _) in enumerate(_descending(scored), 1)}
-        hits = [_with_stage(by_id[i], score, "rerank", scored[i], places[i]) for i, score in fused]
-        floor = min((hit.score for hit in hits), default=0.0)
-        hits += [replace(hit, score=floor - place) for place, hit in enumerate(tail, 1)]
-        return _finished(ranking, hits, cut, rerank_ms=1000 * (perf_counter() - start))
+    def _stages(self, candidates: int | None) -> tuple[Stage, ...]:
+        """The second stage of one search; empty without a reranker."""
+        if self.cascade and candidates is not None:
+            raise BadInput(
+                f"candidates={candidates} beside a cascade, whose own numbers say how many passages each reranker reads. "
+                f"Leave candidates away, or change the cascade."
+            )
+        if self.cascade or self.reranker is None:
+            return self.cascade
+        return ((self.reranker, CANDIDATES if candidates is None else checked_k(candidates)),)
 
     def _rerank_all(self, query: str, reranker: Reranker) -> Ranking:
         start = perf_counter()
@@ -106,13 +161,105 @@ class Pipeline:
         scored, cut = _scored(reranker, query, passages)
         by_id = {p.id: p for p in passages}
         hits = [Hit(i, s, by_id[i], {"rerank": s}, {"rerank": rank}) for rank, (i, s) in enumerate(_descending(scored), 1)]
-        return _finished(Ranking(query, ()), hits, cut, rerank_ms=1000 * (perf_counter() - start))
+        timings = _with_time({}, "rerank", start)
+        return Ranking(query, tuple(hits), timings, _cut_note(cut), {"rerank": len(scored)})
 
 
-def _scored(reranker: Reranker, query: str, passages: Sequence[Passage]) -> tuple[dict[str, float], int]:
-    """Passage id -> logit, and how many passages were longer than the reranker reads."""
-    scores, cut = reranker.score_counted(query, [p.content for p in passages])
-    return {p.id: float(s) for p, s in zip(passages, scores, strict=True)}, int((cut > 0).sum())
+def rerank(ranking: Ranking, cascade: Sequence[Stage], *, weight: float | None = None, max_ms: float | None = None) -> Ranking:
+    """A first stage's ranking, put in a better order by one reranker or several, one after the other.
+
+    Each reads the best passages of the order so far, as many as stand beside it. Those that it read are ordered by the weighted
+    sum of its logits and of the first stage's scores, each as z-scores over them, with the weight of its card; `weight`, if
+    given, is that of every reranker (1: the rerankers decide alone). Those that it did not read stay behind, in the order that
+    they had. A logit and no logit cannot be compared: a z-score says where a passage stands among those that were read, and the
+    first stage, which chose what is read first, expected less of the rest.
+
+    max_ms is the time for all of this, in milliseconds. Each reranker begins with the best passage and reads as far as its
+    share of the time left allows: of a cascade of two, the first has half of it, the second what the first has left over.
+    `Reranker.score_within` says by how little it is overrun, and that a few passages are read unless max_ms is 0. What is said
+    above then holds for those that were read, and a note says how many they are. With max_ms=0 the first stage's order stands.
+
+    Hits carry the logit and the place that each reranker gave: `rerank` of the last, `rerank:NAME` of those before, for example
+    "rerank:L-2". So do `scored`, and the timings with `_ms`.
+
+    Raises BadInput for a cascade that is empty, has numbers below 1 or that grow, or has two rerankers of one name before the
+    last; if a hit has no passage or an id stands twice; for a weight that is not within 0..1 and for a negative max_ms.
+    """
+    _check(weight, max_ms)
+    first = {hit.id: hit.score for hit in ranking}
+    if len(first) != len(ranking):
+        raise BadInput(
+            f"{len(ranking)} hits have {len(first)} ids: each passage can have one place only. Give each an id of its own."
+        )
+    start, notes, cut = perf_counter(), list(ranking.notes), set[str]()
+    for place, (stage, (reranker, candidates)) in enumerate(zip(_stage_names(cascade), cascade, strict=True)):
+        began = perf_counter()
+        head = [_passage(hit) for hit in ranking.hits[:candidates]]
+        allowed_ms = None if max_ms is None else (max_ms - 1000 * (began - start)) / (len(cascade) - place)
+        logits, shortened = _scored(reranker, ranking.query, head, allowed_ms)
+        share = reranker.card.fusion_weight if weight is None else weight
+        cut |= shortened
+        if len(logits) < len(head):
+            notes.append(f"{stage}: {len(logits)} of {len(head)} candidates scored within {max_ms:g} ms")
+        ranking = replace(
+            ranking,
+            hits=_reordered(ranking.hits, stage, first, logits, share),
+            timings=_with_time(ranking.timings, stage, began),
+            scored={**ranking.scored, stage: len(logits)},
+        )
+    return replace(ranking, notes=(*notes, *_cut_note(cut)))
+
+
+def _reordered(
+    hits: Sequence[Hit], stage: str, first: Mapping[str, float], logits: Mapping[str, float], share: float
+) -> tuple[Hit, ...]:
+    """The hits that have logits by the weighted sum of `first` and logits, the others behind them in the order they had."""
+    if not logits:
+        return tuple(hits)
+    by_id = {hit.id: hit for hit in hits}
+    fused = fuse.weighted_sum([[(i, first[i]) for i in logits], list(logits.items())], weights=[1 - share, share])
+    places = {passage_id: place for place, (passage_id, _) in enumerate(_descending(logits), 1)}
+    head = [_with_stage(by_id[i], score, stage, logits[i], places[i]) for i, score in fused]
+    floor = fused[-1][1]
+    rest = (hit for hit in hits if hit.id not in logits)
+    return (*head, *(replace(hit, score=floor - place) for place, hit in enumerate(rest, 1)))
+
+
+def _scored(
+    reranker: Reranker, query: str, passages: Sequence[Passage], max_ms: float | None = None
+) -> tuple[dict[str, float], set[str]]:
+    """Passage id -> logit of those that `max_ms` was enough for, and the ids of those longer than the reranker reads."""
+    texts = [p.content for p in passages]
+    scores, cut = reranker.score_counted(query, texts) if max_ms is None else reranker.score_within(query, texts, max_ms)
+    read = passages[: len(scores)]
+    return {p.id: float(s) for p, s in zip(read, scores, strict=True)}, {p.id for p, c in zip(read, cut, strict=True) if c}
+
+
+def _stage_names(cascade: Sequence[Stage]) -> list[str]:
+    """`rerank` for the last, `rerank:NAME` for those before; our own models by their size. Raises BadInput as `rerank` does."""
+    numbers = [reads for _, reads in cascade]
+    if not numbers or min(numbers) < 1 or numbers != sorted(numbers, reverse=True):
+        raise BadInput(
+            f"the cascade reads {numbers} passages. Expected at least one reranker, each with a number above 0 and none with "
+            f'more than the one before, such as [("L-2", 100), ("L-6", 20)].'
+        )
+    names = [f"rerank:{reranker.name.removeprefix(f'{FAMILY.name}-')}" for reranker, _ in cascade[:-1]]
+    if len(set(names)) != len(names):
+        raise BadInput(f"the cascade has the stages {', '.join(names)} before the last: one name stands twice. Leave one away.")
+    return [*names, "rerank"]
+
+
+def _check(weight: float | None, max_ms: float | None) -> None:
+    if weight is not None and not 0 <= weight <= 1:
+        raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
+    if max_ms is not None and not max_ms >= 0:
+        raise BadInput(f"max_ms={max_ms}: expected milliseconds, 0 (first stage alone) or more, or None for no limit.")
+
+
+def _passage(hit: Hit) -> Passage:
+    if hit.passage is None:
+        raise BadInput(f"hit {hit.id!r} has no passage, so that there is nothing to read. Give a ranking with passages.")
+    return hit.passage
 
 
 def _descending(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -123,13 +270,12 @@ def _with_stage(hit: Hit, score: float, stage: str, stage_score: float, rank: in
     return replace(hit, score=score, scores={**hit.scores, stage: stage_score}, ranks={**hit.ranks, stage: rank})
 
 
-def _finished(ranking: Ranking, hits: Sequence[Hit], cut: int, rerank_ms: float) -> Ranking:
-    note = f"{cut} of the reranked passages were cut to the reranker's length"
-    timings = dict(ranking.timings)
-    total_ms = timings.pop("total_ms", 0.0) + rerank_ms
-    return replace(
-        ranking,
-        hits=tuple(hits),
-        timings={**timings, "rerank_ms": rerank_ms, "total_ms": total_ms},
-        notes=(*ranking.notes, note) if cut else ranking.notes,
-    )
+def _with_time(timings: Mapping[str, float], stage: str, began: float) -> dict[str, float]:
+    """The timings with the milliseconds since `began` for `stage`, and added to the total."""
+    ms = 1000 * (perf_counter() - began)
+    total_ms = timings.get("total_ms", 0.0) + ms
+    return {**{name: t for name, t in timings.items() if name != "total_ms"}, f"{stage}_ms": ms, "total_ms": total_ms}
+
+
+def _cut_note(cut: set[str]) -> tuple[str, ...]:
+    return (f"{len(cut)} of the reranked passages were cut to the reranker's length",) if cut else ()

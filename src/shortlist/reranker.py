@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from shortlist import models
 from shortlist.engines.native import NativeEngine
 from shortlist.errors import BadInput, MissingExtra, ModelError, ModelMismatch
 from shortlist.models import ModelCard
+from shortlist.models.catalogue import FAMILIES
 from shortlist.models.fingerprint import table_fingerprint
 from shortlist.models.network import read_network
 from shortlist.models.registry import table_folder
-from shortlist.tokens import Tokenizer, checked_texts, chunks
+from shortlist.tokens import CHUNK_TEXTS, Tokenizer, checked_texts, chunks
 from shortlist.types import FloatArray, IntArray, Tokens
+
+FAMILY = next(family for family in FAMILIES if family.kind == "reranker")
 
 # How far a canonical logit may be from the published one. The published ones are float32; int8 was seen to move a logit of
 # shortlist-rerank L-2, L-4 and L-6 by 0.10 to 0.13 on average and by 0.43 at most (64 pairs, standard deviation 3.4 to 3.9).
@@ -46,7 +50,9 @@ class Reranker:
         revision: str | None = None,
         window: int | None = None,
     ) -> Reranker:
-        """From a name that `shortlist models` lists (with `size`, "L-4"), a folder, or a hub model `owner/name`.
+        """From a name that `shortlist models` lists, a size of our own family ("L-4"), a folder, or a hub model `owner/name`.
+
+        A size may also be given apart, as `size`. It goes before a folder of that name: write `./L-4` for the folder.
 
         `window` takes the place of the card's: of a passage with more tokens only that many are read, those that share most
         with the query; 0 = as many as fit.
@@ -57,6 +63,8 @@ class Reranker:
         """
         if window is not None and window < 0:
             raise BadInput(f"window={window}: expected a number of tokens, 0 for whole passages, or None for the card's.")
+        if name_or_path in FAMILY.sizes:
+            name_or_path = f"{FAMILY.name}-{name_or_path}"
         folder = models.resolve(name_or_path, size=size, download=download, revision=revision)
         card = models.read_card(folder)
         if card.kind != "reranker":
@@ -112,6 +120,43 @@ class Reranker:
             scores[part.start : part.stop] = self._engine.run(tokens, "score")[:, 0]
         return scores, cut
 
+    def score_within(self, query: str, passages: Sequence[str], max_ms: float) -> tuple[FloatArray, IntArray]:
+        """`score_counted` of as many passages, from the first on, as `max_ms` milliseconds allow: two arrays of that length.
+
+        The clock is looked at between sub-batches; one that has begun is finished. The first has a passage for each thread and
+        is read whatever it takes, unless max_ms is 0 or less. Each further one has the passages that half of the time left is
+        good for at the speed of the one before, and of those only as many as fit into the time left by their tokens. So the
+        time is overrun by what the first sub-batch takes where max_ms is less than that, else by the error of the last guess.
+
+        A score is that of `score_counted` to the last bit; how many there are depends on the machine and what else it does.
+        """
+        deadline = perf_counter() + max_ms / 1000
+        checked_query(query)
+        checked_texts(passages, "passages")
+        scores, cut = np.empty(len(passages), np.float32), np.zeros(len(passages), np.int32)
+        done, count, pace = 0, self._engine.threads, 0.0
+        while done < len(passages) and (began := perf_counter()) < deadline:
+            part = next(chunks(passages[done : done + count]))
+            tokens, left_out = self._tokenize(query, passages[done : done + len(part)])
+            work = _work(tokens.lengths, self._engine.threads)
+            fit = int(np.searchsorted(work * pace, deadline - perf_counter(), side="right")) if done else len(part)
+            if not fit:
+                break
+            scores[done : done + fit] = self._engine.run(tokens.take(0, fit), "score")[:, 0]
+            cut[done : done + fit] = left_out[:fit]
+            done += fit
+            if fit < len(part):
+                break
+            pace = (perf_counter() - began) / float(work[-1])
+            count = self._count(tokens, pace, (deadline - perf_counter()) / 2)
+        return scores[:done], cut[:done]
+
+    def _count(self, tokens: Tokens, pace: float, seconds: float) -> int:
+        """How many passages like those of `tokens` take that long; whole rounds of the threads, and at least one."""
+        threads = self._engine.threads
+        round_s = pace * float(tokens.lengths.mean())
+        return threads * max(1, int(min(seconds / round_s, CHUNK_TEXTS)))
+
     def probability(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Logits as probabilities of relevance, float64: with the card's temperature if it has one, else the plain sigmoid."""
         return probability(scores, self.card.temperature or 1.0)
@@ -138,6 +183,11 @@ class Reranker:
 
     def __repr__(self) -> str:
         return f"<Reranker {self.name}: {self.card.layers} layers, {self.max_tokens} tokens, {self._engine.instruction_set}>"
+
+
+def _work(lengths: IntArray, threads: int) -> npt.NDArray[np.float64]:
+    """float64[n]: tokens that the busiest thread reads of the first 1, 2, … n sequences, each of which stays on one thread."""
+    return np.maximum(np.maximum.accumulate(lengths), np.cumsum(lengths) / threads)
 
 
 def checked_query(query: str) -> str:

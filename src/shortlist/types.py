@@ -50,12 +50,17 @@ class Hit:
 
 @dataclass(frozen=True)
 class Ranking(Sequence[Hit]):
-    """Hits, best first, with the time of each stage in milliseconds and what was cut or left out (`notes`)."""
+    """Hits, best first, with the time of each stage in milliseconds and what was cut or left out (`notes`).
+
+    `scored` is how many passages each reranker read, by the name of its stage: {"rerank": 32}. Under a time budget that may be
+    fewer than it was given.
+    """
 
     query: str
     hits: tuple[Hit, ...]
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scored: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.hits)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import tiny_models
 from shortlist.cli import build_parser, main
 from shortlist.encoder import Encoder
 
@@ -134,6 +135,65 @@ def test_run_keeps_the_first_stage_below_the_candidates(idx, tmp_path, tiny_rera
     assert len(plain) == 5
 
 
+def test_a_cascade_and_a_time_limit_are_shown(idx, tmp_path, tiny_reranker_folder, capsys):
+    small = tiny_models.write_reranker(tmp_path / "small", seed=5, layers=1)
+    cascade = f"{small}:4,{tiny_reranker_folder}:2"
+    assert main(["search", str(idx), "Berlin", "-k", "4", "--cascade", cascade, "--json"]) == 0
+    (answer,) = json_lines(capsys.readouterr().out)
+    assert answer["scored"] == {"rerank:small": 4, "rerank": 2}
+    assert {"rerank:small_ms", "rerank_ms"} <= set(answer["timings"])
+    assert main(["search", str(idx), "Berlin", "-k", "4", "--cascade", cascade]) == 0
+    assert "rerank:small" in capsys.readouterr().out
+    assert main(["compare", str(idx), "Berlin", "-k", "2", "--cascade", cascade, "--max-ms", "0"]) == 0
+    shown = capsys.readouterr()
+    assert "Two-stage retrieval (hybrid, small:4,tiny-reranker:2, K=2)" in shown.out
+    assert "rerank: 0 of 2 candidates scored within 0 ms" in shown.err
+    assert main(["search", str(idx), "Berlin", "--rerank", str(small), "--max-ms", "0", "--json"]) == 0
+    unread = json_lines(capsys.readouterr().out)[0]
+    assert main(["search", str(idx), "Berlin", "--rerank", "none", "--json"]) == 0
+    assert json_lines(capsys.readouterr().out)[0]["hits"] == unread["hits"]
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps(QUERIES[1]) + "\n", encoding="utf-8")
+    out = tmp_path / "out.trec"
+    assert main(["run", str(idx), str(queries), "--cascade", cascade, "--max-ms", "1e6", "-o", str(out)]) == 0
+    assert out.read_text(encoding="utf-8").split()[5] == "default-small:4,tiny-reranker:2"
+
+
+def test_rerank_leaves_what_it_did_not_read_behind_and_without_a_score(tmp_path, tiny_reranker_folder, capsys):
+    lines = [*PASSAGES, PASSAGES[0]]
+    corpus = tmp_path / "twice.jsonl"
+    corpus.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in lines), encoding="utf-8")
+    small = tiny_models.write_reranker(tmp_path / "small", seed=5, layers=1)
+    command = ["rerank", "Berlin?", str(corpus), "--json"]
+    assert main([*command, "--cascade", f"{small}:4,{tiny_reranker_folder}:2"]) == 0
+    found = json_lines(capsys.readouterr().out)
+    assert [line["score"] is None for line in found] == [line["probability"] is None for line in found]
+    assert [line["score"] is None for line in found] == [False] * 2 + [True] * 4
+    assert found[0]["score"] >= found[1]["score"]
+    assert [line["id"] for line in found[4:]] == ["p5", "p1"]
+    assert main([*command, "--rerank", str(small), "--max-ms", "0"]) == 0
+    shown = capsys.readouterr()
+    assert [line["id"] for line in json_lines(shown.out)] == [p["id"] for p in lines]
+    assert "0 of 6 candidates scored within 0 ms" in shown.err
+    assert main([*command[:-1], "--rerank", str(small), "--max-ms", "0"]) == 0
+    assert "–" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--cascade", "L-2"], ["--cascade", "L-2:x"], ["--cascade", "L-2:9,"], ["--cascade", ""]])
+def test_a_malformed_cascade_is_wrong_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "IDX", "x", *words])
+    assert stop.value.code == 2
+    assert "Expected SIZE:N" in capsys.readouterr().err
+
+
+def test_a_cascade_beside_a_reranker_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["search", "IDX", "x", "--rerank", "L-2", "--cascade", "L-2:9"])
+    assert stop.value.code == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_encode_writes_npy_and_json(corpus, tmp_path, tiny_encoder_folder, capsys):
     out = tmp_path / "v.npy"
     assert main(["encode", str(corpus), "-o", str(out), "--model", str(tiny_encoder_folder)]) == 0
@@ -165,6 +225,11 @@ def test_rerank_json_is_best_first_with_probabilities(corpus, tiny_reranker_fold
 
 REFUSED = {
     "k above candidates": (["search", "IDX", "x", "-k", "9", "--candidates", "3", "--rerank", "RERANKER"], "candidates=3"),
+    "a cascade and candidates": (
+        ["run", "IDX", "CORPUS", "-o", "new.idx", "--candidates", "9", "--cascade", "tiny-reranker:5"],
+        "candidates=9 beside a cascade",
+    ),
+    "a negative time": (["search", "IDX", "x", "--rerank", "RERANKER", "--max-ms", "-1"], "max_ms=-1"),
     "empty query": (["search", "IDX", "   ", "--rerank", "none"], "empty"),
     "no such index": (["search", "nowhere.idx", "x", "--rerank", "none"], "nowhere.idx"),
     "no such input": (["index", "nowhere.jsonl", "-o", "new.idx", "--model", "none"], "nowhere.jsonl"),
@@ -192,6 +257,7 @@ def test_refusals_say_why_and_lose_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "tiny-reranker").symlink_to(tiny_reranker_folder)
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "broken.jsonl").write_text('{"id": "a", "text": "fine"}\n{"id": "b"\n', encoding="utf-8")
     names = {

@@ -41,6 +41,14 @@ def test_two_stages_stay_close_to_the_best_single_one(index, polyglot):
     assert both > max(first.values()) - 0.03
 
 
+def test_a_cascade_by_the_names_of_sizes(index, polyglot):
+    search = sl.Pipeline(index, cascade=[("L-2", 50), ("L-6", 10)])
+    found = search(next(iter(polyglot.queries.values())), max_ms=60_000)
+    assert found.scored == {"rerank:L-2": 50, "rerank": 10}
+    both = ndcg(search.run(polyglot.queries), polyglot.qrels)
+    assert both > ndcg(sl.Pipeline(index).run(polyglot.queries, first="hybrid"), polyglot.qrels) - 0.03
+
+
 def test_the_models_here_are_those_that_were_published(index):
     rerankers = [f"{family.name}-{size}" for family in FAMILIES for size in family.sizes]
     for name in ("shortlist-embed", *rerankers):

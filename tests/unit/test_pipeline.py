@@ -1,11 +1,15 @@
 """Two-stage search: what is reranked, in which order it comes back, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import tiny_models
 from index_tools import HashEncoder, passages
-from shortlist import Index, Passage, Pipeline, Reranker
-from shortlist.errors import BadInput
+from shortlist import Hit, Index, Passage, Pipeline, Ranking, Reranker, fuse
+from shortlist.errors import BadInput, ModelNotFound
+from shortlist.pipeline import rerank
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +22,13 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reranker(tiny_reranker_folder):
     return Reranker.load(tiny_reranker_folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    small = Reranker.load(tiny_models.write_reranker(tmp_path_factory.mktemp("models") / "small", seed=5, layers=1))
+    small.card = replace(small.card, fusion_weight=0.4)
+    return small
 
 
 QUERY = "the river in the city"
@@ -73,6 +84,124 @@ def test_a_run_ranks_what_the_calls_rank_and_keeps_the_tail(index, reranker):
     assert seen == [(1, 1)]
 
 
+def by_hand(order, first, reranker, count, weight):
+    """(ids, scores) after one reranker: the first `count` ids of `order` by the weighted sum, the rest as they were."""
+    texts = {p.id: p.content for p in passages(60)}
+    head = order[:count]
+    logits = [float(s) for s in reranker.score(QUERY, [texts[i] for i in head])]
+    pairs = [[(i, first[i]) for i in head], list(zip(head, logits, strict=True))]
+    fused = fuse.weighted_sum(pairs, [1 - weight, weight])
+    return [i for i, _ in fused] + order[count:], [s for _, s in fused]
+
+
+@pytest.mark.parametrize("max_ms", [None, 1e9])
+def test_without_a_limit_the_ranking_is_the_sum_to_the_last_bit(index, reranker, max_ms):
+    candidates = index.search(QUERY, k=32)
+    ids, scores = by_hand(candidates.ids, {h.id: h.score for h in candidates}, reranker, 32, reranker.card.fusion_weight)
+    found = Pipeline(index, reranker)(QUERY, k=32, max_ms=max_ms)
+    assert found.ids == ids
+    assert [hit.score for hit in found] == scores
+    assert found.scored == {"rerank": 32}
+    assert found.notes == ()
+
+
+def test_what_time_does_not_allow_stays_behind(index, reranker, clock):
+    candidates = index.search(QUERY, k=40)
+    found = Pipeline(index, reranker)(QUERY, k=32, candidates=32, max_ms=30)
+    read = found.scored["rerank"]
+    assert 2 < read < 32
+    first = {h.id: h.score for h in candidates}
+    ids, scores = by_hand(candidates.ids[:32], first, reranker, read, reranker.card.fusion_weight)
+    assert found.ids == ids
+    assert [hit.score for hit in found[:read]] == scores
+    assert sorted((hit.score for hit in found), reverse=True) == [hit.score for hit in found]
+    assert ["rerank" in hit.scores for hit in found] == [True] * read + [False] * (32 - read)
+    assert found.notes == (f"rerank: {read} of 32 candidates scored within 30 ms",)
+    assert found.timings["rerank_ms"] <= 30
+    run = Pipeline(index, reranker).run({"q": QUERY}, k=40, max_ms=30)
+    assert [name for name, _ in run.ranked("q")] == ids + candidates.ids[32:]
+
+
+def test_no_time_leaves_the_first_stage(index, reranker, small):
+    candidates = index.search(QUERY, k=32)
+    for search in (Pipeline(index, reranker), Pipeline(index, cascade=[(small, 32), (reranker, 5)])):
+        found = search(QUERY, k=32, max_ms=0)
+        assert [(h.id, h.score, h.scores) for h in found] == [(h.id, h.score, h.scores) for h in candidates]
+        assert set(found.scored.values()) == {0}
+        assert "rerank: 0 of" in found.notes[-1]
+
+
+@pytest.mark.parametrize("weight", [None, 1.0])
+def test_a_cascade_is_its_stages_by_hand(index, reranker, small, weight):
+    candidates = index.search(QUERY, k=40)
+    first = {h.id: h.score for h in candidates}
+    order, _ = by_hand(candidates.ids, first, small, 30, 0.4 if weight is None else weight)
+    ids, scores = by_hand(order, first, reranker, 8, reranker.card.fusion_weight if weight is None else weight)
+    search = Pipeline(index, cascade=[(small, 30), (reranker, 8)])
+    found = search(QUERY, k=30, weight=weight)
+    assert found.ids == ids[:30]
+    assert [hit.score for hit in found[:8]] == scores
+    assert sorted((hit.score for hit in found), reverse=True) == [hit.score for hit in found]
+    assert found.scored == {"rerank:small": 30, "rerank": 8}
+    assert all({"rerank:small", "rerank"} <= set(hit.ranks) for hit in found[:8])
+    assert all("rerank:small" in hit.scores and "rerank" not in hit.scores for hit in found[8:])
+    assert {"rerank:small_ms", "rerank_ms"} <= set(found.timings)
+    run = search.run({"q": QUERY}, k=40, weight=weight)
+    assert [name for name, _ in run.ranked("q")] == ids
+
+
+def test_the_best_reranker_of_a_cascade_gets_its_share_of_the_time(index, reranker, small, clock):
+    found = Pipeline(index, cascade=[(small, 50), (reranker, 50)])(QUERY, k=20, max_ms=80)
+    assert 0 < found.timings["rerank:small_ms"] <= 40
+    assert 40 < found.timings["rerank:small_ms"] + found.timings["rerank_ms"] <= 80
+    assert 2 < found.scored["rerank"] < 50
+    assert [note.split(":")[:2] for note in found.notes] == [
+        ["rerank", "small"],
+        ["rerank", f" {found.scored['rerank']} of 50 candidates scored within 80 ms"],
+    ]
+
+
+def test_the_last_of_a_cascade_reads_everything_without_a_first_stage(index, reranker, small):
+    found = Pipeline(index, cascade=[(small, 30), (reranker, 8)])(QUERY, k=60, first="none")
+    assert found.ids == Pipeline(index, reranker)(QUERY, k=60, first="none").ids
+    assert found.scored == {"rerank": 60}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([], "reads \\[\\]"),
+        ([20, 30], "\\[20, 30\\]"),
+        ([20, 0], "\\[20, 0\\]"),
+        ([30, 20, 10], "small, rerank:small before the last"),
+    ],
+)
+def test_a_cascade_that_makes_no_sense(index, small, numbers, message):
+    with pytest.raises(BadInput, match=message):
+        Pipeline(index, cascade=[(small, number) for number in numbers])
+    with pytest.raises(BadInput, match=message):
+        rerank(index.search(QUERY), [(small, number) for number in numbers])
+
+
+def test_a_cascade_takes_names_and_no_second_way_to_say_the_same(index, reranker, small):
+    with pytest.raises(ModelNotFound, match="models fetch shortlist-embed"):
+        Pipeline(index, cascade=[("L-2", 30), (reranker, 8)])
+    with pytest.raises(BadInput, match="Give one of them"):
+        Pipeline(index, small, cascade=[(reranker, 8)])
+    with pytest.raises(BadInput, match="candidates=32 beside a cascade"):
+        Pipeline(index, cascade=[(reranker, 8)])(QUERY, candidates=32)
+    with pytest.raises(BadInput, match="k=9 but candidates=8"):
+        Pipeline(index, cascade=[(reranker, 8)])(QUERY, k=9)
+
+
+def test_a_ranking_from_elsewhere_must_have_passages_and_ids(reranker):
+    passage = Passage("a", "river")
+    with pytest.raises(BadInput, match="'a' has no passage"):
+        rerank(Ranking("river", (Hit("a", 1.0),)), [(reranker, 5)])
+    with pytest.raises(BadInput, match="2 hits have 1 ids"):
+        rerank(Ranking("river", (Hit("a", 1.0, passage), Hit("a", 0.5, passage))), [(reranker, 5)])
+
+
 def test_timings_add_up(index, reranker):
     timings = Pipeline(index, reranker)(QUERY).timings
     parts = sum(ms for stage, ms in timings.items() if stage != "total_ms")
@@ -94,6 +223,9 @@ def test_cut_passages_are_reported(tmp_path, reranker):
         ({"k": 0, "first": "none"}, "k=0"),
         ({"first": "colbert"}, "colbert"),
         ({"weight": 1.5}, "weight=1.5"),
+        ({"max_ms": -1}, "max_ms=-1"),
+        ({"max_ms": float("nan")}, "max_ms=nan"),
+        ({"max_ms": 20, "first": "none"}, "max_ms=20 with first='none'"),
     ],
 )
 def test_bad_arguments(index, reranker, arguments, message):

@@ -40,6 +40,58 @@ def test_a_score_does_not_depend_on_its_company(reranker):
     assert [reranker.score(QUERY, [p])[0] for p in PASSAGES] == together[:5].tolist() == together[-5:].tolist()
 
 
+MANY = ["the river and the city " * n for n in (3, 9, 1, 4, 12, 2, 2, 7, 3, 1) * 4]
+
+
+@pytest.mark.parametrize("max_ms", [2, 15, 40, 100, 200])
+def test_a_budget_is_used_up_and_kept(clock, reranker, max_ms):
+    expected, cut = reranker.score_counted(QUERY, MANY)
+    lengths = reranker.prepare_batch([QUERY] * len(MANY), MANY).attention_mask.sum(axis=1)
+    start, clock.batches = clock.now, []
+    scores, cut_within = reranker.score_within(QUERY, MANY, max_ms)
+    read, left = len(scores), max_ms / 1000 - (clock.now - start)
+    assert scores.tobytes() == expected[:read].tobytes()
+    assert cut_within.tolist() == cut[:read].tolist()
+    assert clock.batches[0] == 2
+    assert sum(clock.batches) == read < len(MANY)
+    first_ms = clock.token_ms * lengths[:2].max()
+    if max_ms < first_ms:
+        assert read == 2
+    else:
+        assert 0 <= left < clock.token_ms * lengths[read] / 1000
+
+
+def test_enough_time_reads_everything_and_none_nothing(clock, reranker):
+    for max_ms in (1e4, 1e15, float("inf")):
+        assert reranker.score_within(QUERY, MANY, max_ms)[0].tobytes() == reranker.score(QUERY, MANY).tobytes()
+    for max_ms in (0, -3.5):
+        assert [len(array) for array in reranker.score_within(QUERY, MANY, max_ms)] == [0, 0]
+    assert [len(array) for array in reranker.score_within(QUERY, [], 5)] == [0, 0]
+    with pytest.raises(BadInput, match="query"):
+        reranker.score_within("", MANY, 0)
+
+
+def test_a_machine_that_slows_down_costs_one_sub_batch(clock, reranker):
+    same, sizes = ["the river and the city"] * 200, []
+    for slower in (1, 10):
+        start, clock.token_ms, clock.batches = clock.now, 0.1, []
+        passing = clock.pass_for
+
+        def slowing(lengths, threads, slower=slower, passing=passing):
+            passing(lengths, threads)
+            if len(clock.batches) == 1:
+                clock.token_ms *= slower
+
+        clock.pass_for = slowing
+        reranker.score_within(QUERY, same, 100)
+        clock.pass_for = passing
+        sizes.append((list(clock.batches), clock.now - start))
+    (even, even_s), (slowed, slowed_s) = sizes
+    assert even_s <= 0.1
+    assert slowed == even[:2]  # the second was begun when the machine was fast; after it no time is left
+    assert slowed_s <= 0.1 + 10 * 0.1 / 2
+
+
 def test_bad_input(reranker):
     for query in ("", " \n", None, 3, "a\ud800"):
         with pytest.raises(BadInput, match="quer"):

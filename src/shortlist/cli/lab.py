@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from shortlist import measures
-from shortlist.cli.searching import add_stage_arguments, open_pipeline
+from shortlist.cli.searching import add_stage_arguments, open_pipeline, second_stage
 from shortlist.cli.show import complain, example, out, print_json, progress
 from shortlist.data import read_qrels, read_queries, read_run, write_run
 from shortlist.errors import BadInput
@@ -29,7 +29,7 @@ def add_verbs(verbs: Any) -> None:
     run.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="the run file to write")
     run.add_argument("--qrels", type=Path, help="search only the queries that this file judges")
     run.add_argument(
-        "--weight", type=float, help="of the reranker against the first stage, 0..1 (default: the reranker's card)"
+        "--weight", type=float, help="of every reranker against the first stage, 0..1 (default: the reranker's card)"
     )
     run.set_defaults(verb=run_queries)
     evaluate = verbs.add_parser(
@@ -57,10 +57,17 @@ def run_queries(args: argparse.Namespace) -> int:
     if not queries:
         raise BadInput(f"{args.queries} holds no query to search. Expected at least one that the judgements know.")
     search = open_pipeline(args)
-    name = f"{args.first or 'default'}-{Path(args.rerank).name}".replace(" ", "_")
+    name = f"{args.first or 'default'}-{second_stage(args)}".replace(" ", "_")
     with progress(f"searching {args.index.name}", "queries") as report:
         run = search.run(
-            queries, k=args.k, candidates=args.candidates, first=args.first, weight=args.weight, name=name, progress=report
+            queries,
+            k=args.k,
+            candidates=args.candidates,
+            first=args.first,
+            weight=args.weight,
+            max_ms=args.max_ms,
+            name=name,
+            progress=report,
         )
     write_run(run, args.output)
     complain(f"{len(run):,} queries searched; run written to {args.output}")

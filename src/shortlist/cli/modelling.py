@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
-from shortlist import models
-from shortlist.cli.searching import DEFAULT_SIZE, load_reranker
+from shortlist import models, pipeline
+from shortlist.cli.searching import add_reranker_arguments, load_cascade, load_reranker
 from shortlist.cli.show import complain, example, out, print_json, progress, working
 from shortlist.data import read_passages
 from shortlist.encoder import Encoder
@@ -25,8 +26,8 @@ from shortlist.models.files import read_json
 from shortlist.models.network import MAXSIM
 from shortlist.models.registry import find, table_folder
 from shortlist.models.weights import read_folder, type_name
-from shortlist.reranker import Reranker
-from shortlist.types import Passage
+from shortlist.reranker import FAMILY, Reranker
+from shortlist.types import Hit, Passage, Ranking
 
 
 def add_verbs(verbs: Any) -> None:
@@ -54,18 +55,13 @@ def add_verbs(verbs: Any) -> None:
     rerank = verbs.add_parser(
         "rerank",
         help="order passages by a cross-encoder",
-        description="Score every passage against the query with a reranker, best first.",
+        description="Score every passage against the query with a reranker, best first. A cascade and a time limit take the "
+        "input as best first already; what the last reranker does not read stays behind the others, without a score.",
         **example("shortlist rerank 'who wrote it?' passages.jsonl    or    ls *.txt | shortlist rerank 'invoices' - --json"),
     )
     rerank.add_argument("query", metavar="QUERY")
     rerank.add_argument("input", help="file of passages, or - for one passage a line on stdin")
-    rerank.add_argument(
-        "--rerank",
-        default=DEFAULT_SIZE,
-        metavar="SIZE",
-        help="reranker: a size, a name or a folder (default: %(default)s)",
-    )
-    rerank.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
+    add_reranker_arguments(rerank, FAMILY.default, "a size, a name or a folder")
     rerank.add_argument("--json", action="store_true", help="one JSON line a passage")
     rerank.add_argument(
         "--show-batch", action="store_true", help="show what the network reads: ids, mask and segments, with their shapes"
@@ -113,29 +109,44 @@ def run_encode(args: argparse.Namespace) -> int:
 def run_rerank(args: argparse.Namespace) -> int:
     """Score the passages and print them best first."""
     passages = _texts(args.input)
-    reranker = load_reranker(args)
-    texts = [p.content for p in passages]
+    stages = load_cascade(args) if args.cascade else [(load_reranker(args), max(1, len(passages)))]
+    reranker = stages[-1][0]
     if args.show_batch or args.picture is not None:
-        inputs = reranker.prepare_batch([args.query] * len(texts), texts)
-        picture = inputs.plot(args.picture, color=sys.stdout.isatty())
-        if args.show_batch:
-            sys.stdout.write(f"{picture}\n")
-        if args.picture is not None:
-            complain(f"picture of the batch written to {args.picture}")
-    scores = reranker.score(args.query, texts)
-    chances = reranker.probability(scores)
-    order = sorted(range(len(texts)), key=lambda i: (-scores[i], passages[i].id))
+        _show_batch(args, reranker, [p.content for p in passages])
+    ranking = pipeline.rerank(_as_given(args.query, passages), stages, weight=1.0, max_ms=args.max_ms)
+    scored = [(passages[int(hit.id.rpartition("\n")[2])], hit.scores.get("rerank")) for hit in ranking]
     if args.json:
-        for i in order:
-            print_json({"id": passages[i].id, "score": float(scores[i]), "probability": float(chances[i]), "text": texts[i]})
-        return 0
-    table = Table(title=args.query, title_justify="left", show_lines=True)
-    table.add_column("score", justify="right")
-    table.add_column("passage", overflow="fold")
-    for i in order:
-        table.add_row(f"{scores[i]:.3f}", texts[i][:220])
-    out().print(table)
+        for passage, score in scored:
+            chance = None if score is None else float(reranker.probability(score))
+            print_json({"id": passage.id, "score": score, "probability": chance, "text": passage.content})
+    else:
+        table = Table(title=args.query, title_justify="left", show_lines=True)
+        table.add_column("score", justify="right")
+        table.add_column("passage", overflow="fold")
+        for passage, score in scored:
+            table.add_row("–" if score is None else f"{score:.3f}", passage.content[:220])
+        out().print(table)
+    for note in ranking.notes:
+        complain(note)
     return 0
+
+
+def _show_batch(args: argparse.Namespace, reranker: Reranker, texts: list[str]) -> None:
+    inputs = reranker.prepare_batch([args.query] * len(texts), texts)
+    picture = inputs.plot(args.picture, color=sys.stdout.isatty())
+    if args.show_batch:
+        sys.stdout.write(f"{picture}\n")
+    if args.picture is not None:
+        complain(f"picture of the batch written to {args.picture}")
+
+
+def _as_given(query: str, passages: list[Passage]) -> Ranking:
+    """The passages in the order of the input. Ids get their line, since a file may hold one twice; ties still break by id."""
+    hits = []
+    for line, passage in enumerate(passages):
+        name = f"{passage.id}\n{line:09d}"
+        hits.append(Hit(name, -float(line), replace(passage, id=name)))
+    return Ranking(query, tuple(hits))
 
 
 def run_models(args: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def excerpt(hit: Hit, width: int = 220) -> str:
 def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
     """The k best passages with the place that each stage gave them."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_lines=True, expand=True)
-    stages = [s for s in ("bm25", "dense", "rerank") if any(s in hit.ranks for hit in ranking.hits[:k])]
+    stages = [s for s in ("bm25", "dense", *ranking.scored) if any(s in hit.ranks for hit in ranking.hits[:k])]
     table.add_column("#", justify="right", width=2)
     table.add_column("passage", ratio=1, overflow="fold")
     table.add_column("score", justify="right")
@@ -91,6 +91,7 @@ def ranking_json(ranking: Ranking, k: int) -> dict[str, Any]:
         "query": ranking.query,
         "hits": [hit_json(hit) for hit in ranking.hits[:k]],
         "timings": {name: round(ms, 3) for name, ms in ranking.timings.items()},
+        "scored": dict(ranking.scored),
         "notes": list(ranking.notes),
     }
 

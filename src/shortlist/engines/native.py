@@ -79,6 +79,11 @@ class NativeEngine:
         return self._network.max_positions
 
     @property
+    def threads(self) -> int:
+        """Threads that a run may use; each takes whole sequences."""
+        return self._threads
+
+    @property
     def instruction_set(self) -> str:
         """The instruction set that the kernels use: one of `available_instruction_sets()`."""
         return self._instruction_set
