@@ -1,10 +1,13 @@
 # make demo   from a fresh clone to ranked answers on real text
 # make test   everything the suite needs, then the suite
+# make native-test   the kernels of every instruction set that runs here, and ARM's under an emulator, against the portable ones
 PYTHON ?= python3
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_RUN ?= qemu-aarch64
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test oracle lint clean
+.PHONY: demo test native-test oracle lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +24,18 @@ demo: $(VENV)/base
 test: $(VENV)/test
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
 	$(BIN)/python -m pytest -m 'not oracle'
+
+native-test:
+	cmake -S tests/native -B build/native-test -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/native-test --parallel 2
+	build/native-test/kernels_test
+	@if ! command -v $(ARM_CXX) >/dev/null || ! command -v $(ARM_RUN) >/dev/null; then \
+		echo "aarch64 is not tested: it needs $(ARM_CXX) and $(ARM_RUN) (on Debian g++-aarch64-linux-gnu and qemu-user)"; \
+	else \
+		cmake -S tests/native -B build/native-test-arm -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+			-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static && \
+		cmake --build build/native-test-arm --parallel 2 && $(ARM_RUN) build/native-test-arm/kernels_test; \
+	fi
 
 # The comparison with torch, sentence-transformers, onnxruntime and others, and the training; installs torch.
 oracle: $(VENV)/test

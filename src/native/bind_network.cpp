@@ -54,14 +54,16 @@ Tensor tensor_of(const std::string& name, const AnyArray& array, const nb::dict&
 }
 
 const Kernels& kernels_named(const std::string& name) {
-    for (const std::string& known : instruction_sets()) {
-        if (known != name) continue;
-#if defined(__x86_64__)
-        if (name == "avx512vnni") return avx512vnni_kernels();
-#endif
-        return portable_kernels();
+    for (const Kernels* known : available_kernels()) {
+        if (known->name == name) return *known;
     }
     throw std::invalid_argument("instruction set " + name + " is not available here");
+}
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const Kernels* known : available_kernels()) names.push_back(known->name);
+    return names;
 }
 
 Pooling pooling_named(const std::string& name) {

@@ -37,13 +37,14 @@ static nb::tuple give(const std::vector<Scored>& best) {
     return nb::make_tuple(give(std::move(slots)), give(std::move(scores)));
 }
 
-// The kernel of an instruction set; "" means what SHORTLIST_ISA asks for, else the best that this processor has.
-static Dots choose(std::string level) {
-    const std::vector<std::string> known = instruction_sets();
+// The kernels of an instruction set; "" means what SHORTLIST_ISA asks for, else the best that this processor has.
+static const Kernels& choose(std::string level) {
+    const std::vector<const Kernels*> known = available_kernels();
     const char* wanted = std::getenv("SHORTLIST_ISA");
-    if (level.empty()) level = wanted && *wanted ? wanted : known.front();
-    require(std::find(known.begin(), known.end(), level) != known.end(), "this processor has no such instruction set");
-    return level == "avx512vnni" ? dots_avx512vnni : dots_portable;
+    if (level.empty()) level = wanted && *wanted ? wanted : known.front()->name;
+    const auto found = std::find_if(known.begin(), known.end(), [&](const Kernels* one) { return one->name == level; });
+    require(found != known.end(), "this processor has no such instruction set");
+    return **found;
 }
 
 static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint8_t> dead, size_t k,
@@ -54,11 +55,11 @@ static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8
     require(dead.size() == rows.size() / stride, "dead must hold one byte a row");
     require(k >= 1, "k must be at least 1");
     const Rows view{rows.data(), dead.size(), stride, dims};
-    const Dots dots = choose(level);
+    const Kernels& kernels = choose(level);
     std::vector<Scored> best;
     {
         nb::gil_scoped_release free;
-        best = scan_rows(view, query.data(), dead.data(), k, threads, dots);
+        best = scan_rows(view, query.data(), dead.data(), k, threads, kernels);
     }
     return give(best);
 }

@@ -1,11 +1,12 @@
-// Which instruction sets this processor and operating system can run.
+// Which kernels this processor and operating system can run.
 #pragma once
-#include <string>
 #include <vector>
+
+#include "kernels.h"
 
 namespace shortlist {
 
-// Names, best first; the last one is always "portable".
-std::vector<std::string> instruction_sets();
+// Best first; the last ones are always the portable ones.
+std::vector<const Kernels*> available_kernels();
 
 }  // namespace shortlist

@@ -1,4 +1,4 @@
-// The kernels of a BERT-family network: one table of function pointers for each instruction set.
+// The kernels of a BERT-family network and of the index scan: one table of function pointers for each instruction set.
 //
 // Shapes. A row of numbers is padded with zeros to a multiple of kPanel columns, and every kernel keeps that padding
 // zero: packed weights give padded outputs weight, scale and bias 0, and the normalisation gives them gain and shift 0.
@@ -24,11 +24,11 @@ static constexpr int round_up(int n, int unit) { return (n + unit - 1) / unit * 
 struct Int8Rows {
     int8_t* values;     // int8[rows][width], within -127..127
     float* scales;      // float[rows]
-    int32_t* offsets;   // int32[rows], 128 * sum of the row: what the +128 of the packed weights adds to each dot product
+    int32_t* offsets;   // int32[rows], Kernels::added * sum of the row: what that adds to each dot product
 };
 
 // A linear layer in int8. Panel p holds the outputs 64p..64p+63 as bytes [inputs / 4][64][4]: four inputs of one output
-// lie side by side, as the byte dot product wants them. A byte is weight + 128; real weight = (byte - 128) * scale.
+// lie side by side, as the byte dot product wants them. A byte is weight + Kernels::added; real weight = weight * scale.
 struct Int8Weights {
     int outputs;   // padded to kPanel
     int inputs;    // padded to kPanel
@@ -85,8 +85,15 @@ static constexpr int attention_limit(int width) {
     return limit;
 }
 
+// Rows of a vector file: a float32 scale, int8[dims], zero bytes up to the stride.
+struct Rows {
+    const uint8_t* data;
+    size_t count, stride, dims;
+};
+
 struct Kernels {
     const char* name;
+    int added;   // to packed weights: 128 where the byte dot product takes unsigned weights, 0 where it takes signed ones
 
     // quantized[r] = round(x[r] / scale), scale = max |x[r]| / 127.   x: float[rows][width]
     void (*quantize)(const float* x, int rows, int width, const Int8Rows& quantized);
@@ -119,12 +126,19 @@ struct Kernels {
 
     // best[i] = max over j of rows[i] . others[j].   rows: float[count][width]; others: float[other_count][width], at least one
     void (*largest_dots)(const float* rows, int count, const float* others, int other_count, int width, float* best);
+
+    // out[i] = sum over j of row[first + i][j] * query[j], exact in int32 (dims <= 65,536; query within -127..127)
+    void (*dots)(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
 };
 
 const Kernels& portable_kernels();
 #if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avxvnni_kernels();   // where the assembler knows them
 const Kernels& avx512vnni_kernels();
 void attention_int16_avx512(const AttentionHead& head);
+#elif defined(__aarch64__)
+const Kernels& neon_kernels();
 #endif
 
 }   // namespace shortlist

@@ -440,8 +440,10 @@ void largest_dots(const float* rows, int count, const float* others, int other_c
 }   // namespace
 
 const Kernels& avx512vnni_kernels() {
-    static const Kernels kernels{"avx512vnni", quantize,  gelu_quantize, linear_int8, linear_float,
-                                 layer_norm,   attention, attention_int16_avx512, normalize, largest_dots};
+    // The scan waits for memory, and the rows of an index are not aligned: vectors of 64 bytes would all straddle two lines of
+    // the cache and take twice as long.
+    static const Kernels kernels{"avx512vnni", 128,       quantize,  gelu_quantize, linear_int8,        linear_float,
+                                 layer_norm, attention, attention_int16_avx512, normalize, largest_dots,  avx2_kernels().dots};
     return kernels;
 }
 

@@ -52,7 +52,7 @@ void gelu_quantize(float* x, int rows, int width, const GeluCurve& curve, const 
     }
 }
 
-// For each output n of a panel: sum over k of (byte[n][k]) * row[k], exact in int32.
+// For each output n of a panel: sum over k of byte[n][k] * row[k], exact in int32.
 void dot_panel_int8(const uint8_t* panel, const int8_t* row, int inputs, int32_t* sums) {
     for (int n = 0; n < kPanel; n++) sums[n] = 0;
     for (int k = 0; k < inputs; k += 4, panel += 4 * kPanel) {
@@ -236,11 +236,20 @@ void largest_dots(const float* rows, int count, const float* others, int other_c
     }
 }
 
+void dots(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out) {
+    for (size_t i = 0; i < count; i++) {
+        const int8_t* row = reinterpret_cast<const int8_t*>(rows.data + (first + i) * rows.stride + sizeof(float));
+        int32_t sum = 0;
+        for (size_t j = 0; j < rows.dims; j++) sum += row[j] * query[j];
+        out[i] = sum;
+    }
+}
+
 }   // namespace
 
 const Kernels& portable_kernels() {
-    static const Kernels kernels{"portable", quantize,  gelu_quantize, linear_int8, linear_float,
-                                 layer_norm, attention, attention_int16, normalize,   largest_dots};
+    static const Kernels kernels{"portable", 128,       quantize,  gelu_quantize, linear_int8, linear_float,
+                                 layer_norm, attention, attention_int16, normalize, largest_dots,  dots};
     return kernels;
 }
 

@@ -28,7 +28,8 @@ float exact_gelu(float x) { return 0.5f * x * (1.0f + std::erf(x * 0.70710678118
 float tanh_gelu(float x) { return 0.5f * x * (1.0f + std::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x))); }
 float softplus(float x) { return std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x))); }
 
-Linear linear(const Tensors& tensors, const std::string& name, const Axis& outputs, const Axis& inputs, bool int8) {
+// int8: as in the constructor of Linear.
+Linear linear(const Tensors& tensors, const std::string& name, const Axis& outputs, const Axis& inputs, const Kernels* int8) {
     Linear result(outputs.padded, inputs.padded, int8);
     result.set(tensors.get(name + ".weight", outputs.count, inputs.count), tensors.get(name + ".bias", outputs.count, 1),
                outputs, inputs);
@@ -42,22 +43,22 @@ Buffer<float> vector(const Tensors& tensors, const std::string& name, int size, 
     return out;
 }
 
-Layer read_layer(const Tensors& tensors, const std::string& prefix, const Config& config) {
+Layer read_layer(const Tensors& tensors, const std::string& prefix, const Config& config, const Kernels* int8) {
     const Axis hidden = Axis::plain(config.hidden), middle = Axis::plain(config.intermediate);
     const Axis heads = Axis::heads(config.heads, config.hidden / config.heads);
     const std::string self = prefix + "attention.self.";
     Layer layer;
-    layer.query = linear(tensors, self + "query", heads, hidden, config.int8);
-    layer.key_value = Linear(2 * heads.padded, hidden.padded, config.int8);
+    layer.query = linear(tensors, self + "query", heads, hidden, int8);
+    layer.key_value = Linear(2 * heads.padded, hidden.padded, int8);
     for (const auto& [name, first] : {std::pair<const char*, int>{"key", 0}, {"value", heads.padded}}) {
         layer.key_value.set(tensors.get(self + name + ".weight", heads.count, hidden.count),
                             tensors.get(self + name + ".bias", heads.count, 1), heads, hidden, first);
     }
-    layer.attention_output = linear(tensors, prefix + "attention.output.dense", hidden, heads, config.int8);
+    layer.attention_output = linear(tensors, prefix + "attention.output.dense", hidden, heads, int8);
     layer.attention_gain = vector(tensors, prefix + "attention.output.LayerNorm.weight", config.hidden, hidden.padded);
     layer.attention_shift = vector(tensors, prefix + "attention.output.LayerNorm.bias", config.hidden, hidden.padded);
-    layer.up = linear(tensors, prefix + "intermediate.dense", middle, hidden, config.int8);
-    layer.down = linear(tensors, prefix + "output.dense", hidden, middle, config.int8);
+    layer.up = linear(tensors, prefix + "intermediate.dense", middle, hidden, int8);
+    layer.down = linear(tensors, prefix + "output.dense", hidden, middle, int8);
     layer.output_gain = vector(tensors, prefix + "output.LayerNorm.weight", config.hidden, hidden.padded);
     layer.output_shift = vector(tensors, prefix + "output.LayerNorm.bias", config.hidden, hidden.padded);
     return layer;
@@ -78,11 +79,12 @@ Network::Network(const Config& config, const Tensors& tensors, const Kernels& ke
     embedding_gain_ = vector(tensors, "embeddings.LayerNorm.weight", config.hidden, width_);
     embedding_shift_ = vector(tensors, "embeddings.LayerNorm.bias", config.hidden, width_);
     for (int l = 0; l < config.layers; l++) {
-        layers_.push_back(read_layer(tensors, "encoder.layer." + std::to_string(l) + ".", config));
+        layers_.push_back(
+            read_layer(tensors, "encoder.layer." + std::to_string(l) + ".", config, config.int8 ? &kernels : nullptr));
     }
     if (config.labels > 0) {   // small and last: always in float32
-        head_dense_ = linear(tensors, "head.dense", hidden, hidden, false);
-        head_output_ = linear(tensors, "head.output", Axis::plain(config.labels), hidden, false);
+        head_dense_ = linear(tensors, "head.dense", hidden, hidden, nullptr);
+        head_output_ = linear(tensors, "head.output", Axis::plain(config.labels), hidden, nullptr);
     }
     if (config.maxsim) {
         maxsim_.weight = load(tensors.get("maxsim.weight", 1, config.hidden), width_);

@@ -24,22 +24,13 @@ std::vector<Scored> Best::sorted() {
     return std::move(kept_);
 }
 
-void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out) {
-    for (size_t i = 0; i < count; ++i) {
-        const int8_t* row = reinterpret_cast<const int8_t*>(rows.data + (first + i) * rows.stride + sizeof(float));
-        int32_t sum = 0;
-        for (size_t j = 0; j < rows.dims; ++j) sum += int32_t(row[j]) * int32_t(query[j]);
-        out[i] = sum;
-    }
-}
-
-static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead, Dots dots,
-                      Best& best) {
+static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead,
+                      const Kernels& kernels, Best& best) {
     constexpr size_t step = 512;
     int32_t sums[step];
     for (size_t first = begin; first < end; first += step) {
         const size_t count = std::min(step, end - first);
-        dots(rows, first, count, query, sums);
+        kernels.dots(rows, first, count, query, sums);
         for (size_t i = 0; i < count; ++i) {
             if (dead[first + i]) continue;
             float scale;
@@ -49,16 +40,18 @@ static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* 
     }
 }
 
-std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads, Dots dots) {
+std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads,
+                              const Kernels& kernels) {
     threads = std::max<size_t>(1, std::min(threads, rows.count / 4096 + 1));
     std::vector<Best> best(threads, Best(k));
     const size_t share = (rows.count + threads - 1) / threads;
     std::vector<std::thread> pool;
     for (size_t t = 1; t < threads; ++t)
         pool.emplace_back([&, t] {
-            scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, dots, best[t]);
+            scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, kernels,
+                      best[t]);
         });
-    scan_part(rows, 0, std::min(share, rows.count), query, dead, dots, best[0]);
+    scan_part(rows, 0, std::min(share, rows.count), query, dead, kernels, best[0]);
     for (std::thread& one : pool) one.join();
     for (size_t t = 1; t < threads; ++t) best[0].absorb(best[t]);
     return best[0].sorted();

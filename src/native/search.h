@@ -1,11 +1,11 @@
 // First-stage kernels: exact int8 vector scan, BM25 posting sums, selection of the best, term dictionaries.
-//
-// A vector file holds one row a slot: a float32 scale, int8[dims], zero bytes up to the stride.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
+
+#include "kernels.h"
 
 namespace shortlist {
 
@@ -35,18 +35,9 @@ private:
     std::vector<Scored> kept_;
 };
 
-struct Rows {
-    const uint8_t* data;
-    size_t count, stride, dims;
-};
-
-// out[i] = sum over j of row[first + i][j] * query[j], exact in int32 (dims <= 65,536).
-using Dots = void (*)(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
-void dots_portable(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
-void dots_avx512vnni(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
-
 // The k best rows by scale * dot among those with dead[slot] == 0.
-std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads, Dots dots);
+std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads,
+                              const Kernels& kernels);
 
 // The k best of scores[0..count) above zero among those with dead[slot] == 0.
 std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k);

@@ -100,11 +100,11 @@ Buffer<float> load(const Tensor& tensor, int width) {
     return out;
 }
 
-Linear::Linear(int padded_outputs, int padded_inputs, bool int8)
-    : outputs_(padded_outputs), inputs_(padded_inputs), is_int8_(int8) {
+Linear::Linear(int padded_outputs, int padded_inputs, const Kernels* int8)
+    : outputs_(padded_outputs), inputs_(padded_inputs), int8_kernels_(int8) {
     const size_t size = static_cast<size_t>(outputs_) * static_cast<size_t>(inputs_);
     bias_ = zeros<float>(static_cast<size_t>(outputs_));
-    if (is_int8_) {
+    if (int8_kernels_) {
         bytes_ = zeros<uint8_t>(size);
         scales_ = zeros<float>(static_cast<size_t>(outputs_));
     } else {
@@ -118,7 +118,7 @@ void Linear::set(const Tensor& weight, const Tensor& bias, const Axis& outputs, 
     for (int o = 0; o < outputs.count; o++) {
         const int output = first_output + outputs.position(o);
         load_row(bias, o, bias_.get() + output);
-        if (is_int8_) {
+        if (int8_kernels_) {
             put_int8(weight, o, inputs, output);
         } else {
             put_float(weight, o, inputs, output);
@@ -128,7 +128,7 @@ void Linear::set(const Tensor& weight, const Tensor& bias, const Axis& outputs, 
     quantized_.reset();
 }
 
-// One output into its panel: bytes [inputs / 4][64][4], weight + 128.
+// One output into its panel: bytes [inputs / 4][64][4], weight + added.
 void Linear::put_int8(const Tensor& weight, int row, const Axis& inputs, int output) {
     load_row(weight, row, row_.get());
     if (weight.kind == Kind::kInt8) {
@@ -151,10 +151,11 @@ void Linear::put_int8(const Tensor& weight, int row, const Axis& inputs, int out
     }
     uint8_t* panel =
         bytes_.get() + static_cast<size_t>(output / kPanel * kPanel) * static_cast<size_t>(inputs_) + output % kPanel * 4;
+    const uint32_t added = int8_kernels_->added ? 0x80808080u : 0;   // added by exclusive or: 128 to each byte, or nothing
     for (int k = 0; k < inputs_; k += 4) {
         uint32_t four;
         std::memcpy(&four, quantized_.get() + k, sizeof four);
-        four ^= 0x80808080u;   // adds 128 to each byte
+        four ^= added;
         std::memcpy(panel + static_cast<ptrdiff_t>(k) * kPanel, &four, sizeof four);
     }
 }

@@ -66,7 +66,8 @@ struct Axis {
 class Linear {
   public:
     Linear() = default;
-    Linear(int padded_outputs, int padded_inputs, bool int8);
+    // int8: the kernels that are to read it in int8; null for float32.
+    Linear(int padded_outputs, int padded_inputs, const Kernels* int8);
 
     // Puts weight (float[outputs][inputs]) and bias (float[outputs]) at the padded outputs from `first_output` on.
     void set(const Tensor& weight, const Tensor& bias, const Axis& outputs, const Axis& inputs, int first_output = 0);
@@ -80,7 +81,7 @@ class Linear {
     void put_float(const Tensor& weight, int row, const Axis& inputs, int output);
 
     int outputs_ = 0, inputs_ = 0;
-    bool is_int8_ = false;
+    const Kernels* int8_kernels_ = nullptr;
     Buffer<uint8_t> bytes_;
     Buffer<float> scales_, floats_, bias_;
     Buffer<float> row_;   // one row of floats while packing
