@@ -7,12 +7,14 @@ get similar mean-pooled vectors: enough for every test that needs a model but no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HIDDEN, LAYERS, HEADS, FFN, POSITIONS = 64, 2, 4, 128, 512
 
@@ -69,6 +71,70 @@ def xlmr_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.add_special_tokens([AddedToken("<mask>", special=True, lstrip=True, normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def charsmap(rules: Mapping[str, str]) -> bytes:
+    """`text -> replacement` in SentencePiece's compiled form: a darts-clone trie, then the replacements, each ended by NUL.
+
+    Every inner node has a block of 256 units of its own; the values of leaves share blocks.
+    """
+    trie: dict[int, Any] = {}
+    for key, value in rules.items():
+        node = trie
+        for byte in key.encode():
+            node = node.setdefault(byte, {})
+        node[-1] = value
+    units, texts, free = [0] * 256, bytearray(), iter(())
+
+    def place(position: int, node: dict[int, Any], label: int) -> None:
+        nonlocal free
+        children = [byte for byte in node if byte >= 0]
+        base = None if children else next(free, None)
+        if base is None:
+            base = len(units)
+            units.extend([0] * 256)
+            free = free if children else iter(range(base + 1, base + 256))
+        units[position] = label | (-1 in node) << 8 | (base ^ position) << 10
+        if -1 in node:
+            units[base] = 1 << 31 | len(texts)
+            texts.extend(node[-1].encode() + b"\0")
+        for byte in children:
+            place(base ^ byte, node[byte], byte)
+
+    place(0, trie, 0)
+    packed = np.array(units, "<u4").tobytes()
+    return len(packed).to_bytes(4, "little") + packed + bytes(texts)
+
+
+def nfkc_rules() -> dict[str, str]:
+    """Much of SentencePiece's `nmt_nfkc`: compatibility forms, composed pairs, control characters away, all spaces alike."""
+    rules = {chr(c): " " for c in (9, 10, 13, 0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x3000, *range(0x2000, 0x200C))}
+    rules |= {chr(c): "" for c in (*range(1, 9), 11, 12, *range(14, 32), 0x7F)}
+    for code in (*range(0xA1, 0xAC00), *range(0xF900, 0x10000)):
+        char = chr(code)
+        if (form := unicodedata.normalize("NFKC", char)) != char:
+            rules.setdefault(char, form)
+        parts = unicodedata.normalize("NFD", char)
+        if len(parts) == 2 and unicodedata.normalize("NFC", parts) == char:
+            rules[parts] = char
+    return rules
+
+
+def trained_unigram(lines: Iterable[str], rules: Mapping[str, str], *, words: bool = True, size: int = 500) -> Tokenizer:
+    """XLM-RoBERTa's tokenizer trained on a few lines; `words=False`: without the split at white space before "▁" is put."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(charsmap(rules)), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+    mark = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), mark]) if words else mark
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

@@ -3,8 +3,10 @@
 
 void bind_network(nanobind::module_& m);  // bind_network.cpp: BERT-family networks
 void bind_search(nanobind::module_& m);   // bind_search.cpp: vector scan, posting sums
+void bind_unigram(nanobind::module_& m);  // bind_unigram.cpp: Unigram tokenizer
 
 NB_MODULE(_native, m) {
     bind_network(m);
     bind_search(m);
+    bind_unigram(m);
 }

@@ -4,25 +4,33 @@ The content of a text and the special tokens around it are handled apart: the te
 special tokens at all, so that `</s>` inside a text stays four characters, and the model's own template (`[CLS] a [SEP]`,
 `<s> a </s></s> b </s>`, ...) is laid around the ids afterwards. The template is learnt from the tokenizer by encoding one
 letter, so every post-processor of the library works.
+
+A Unigram model in XLM-RoBERTa's form is read by the native tokenizer from a compiled, memory-mapped file (ADR 7); any other
+by the tokenizers library, which is imported only then. The ids are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import numpy as np
-import tokenizers
-from tokenizers import Regex, pre_tokenizers
 
 from shortlist.errors import BadInput, ModelError, ModelNotFound
+from shortlist.models.files import sha256_once
+from shortlist.models.unigram import Compiled, compile_tokenizer, keep, open_compiled
 from shortlist.types import IntArray, Tokens
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # A text up to this many characters is read whole and what is cut off is counted exactly. Of a longer one only as much is
 # read as the model can take, and the count of the rest is extrapolated from the part that was read.
@@ -146,26 +154,102 @@ class _Batch:
         return Tokens(ids, segments, np.array(self._offsets, np.int32))
 
 
+class _Library:
+    """Contents to ids by the tokenizers library."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.padding_id: int | None = (backend.padding or {}).get("pad_id")
+        backend.no_truncation()
+        backend.no_padding()
+        self.single = _Template.learn(backend.encode("a"), 1)
+        self.pair = _Template.learn(backend.encode("a", "a"), 2)
+        backend.encode_special_tokens = True
+        self._backend = backend
+        special = {i: t.content for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        unknown = getattr(backend.model, "unk_token", None) or "<unk>"
+        self._special = list(special.values())
+        self._control = frozenset(i for i, content in special.items() if content != unknown)
+        self._plain = self._without_control(backend, self._special)
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        found: list[list[int]] = [e.ids for e in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        for i, ids in enumerate(found):
+            if not self._control.isdisjoint(ids):
+                found[i] = self._plain.encode(texts[i], add_special_tokens=False).ids
+        return found
+
+    def piece(self, id_: int) -> str:
+        return self._backend.id_to_token(id_) or ""
+
+    def find(self, piece: str) -> int | None:
+        return self._backend.token_to_id(piece)
+
+    def note(self) -> dict[str, Any]:
+        """All that `_Native` needs beside the model."""
+        return {
+            "single": asdict(self.single),
+            "pair": asdict(self.pair),
+            "padding_id": self.padding_id,
+            "control": sorted(self._control),
+            "special": self._special,
+        }
+
+    @staticmethod
+    def _without_control(backend: tokenizers.Tokenizer, special: list[str]) -> tokenizers.Tokenizer:
+        """A tokenizer over the same model that cannot produce control tokens from text.
+
+        A Unigram model holds them as ordinary pieces; here every occurrence is split after its first character
+        before the model sees it.
+        """
+        from tokenizers import Regex, Tokenizer, pre_tokenizers
+
+        plain = Tokenizer(backend.model)
+        if backend.normalizer is not None:
+            plain.normalizer = backend.normalizer
+        longer = [s for s in special if len(s) > 1]
+        split: list[Any] = []
+        if longer:
+            pattern = "|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in sorted(longer))
+            split = [pre_tokenizers.Split(Regex(pattern), "merged_with_previous")]
+        own = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+        plain.pre_tokenizer = pre_tokenizers.Sequence([*own, *split])
+        return plain
+
+
+class _Native:
+    """Contents to ids by the native Unigram tokenizer; the interpreter is free while it works."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._model, note = compiled.model, compiled.note
+        self._model.set_control(note["control"], note["special"])
+        self.single, self.pair = _Template(**note["single"]), _Template(**note["pair"])
+        self.padding_id: int | None = note["padding_id"]
+
+    def ids(self, texts: list[str]) -> list[list[int]]:
+        ids, offsets = self._model.encode(texts)
+        flat = ids.tolist()
+        return [flat[start:end] for start, end in pairwise(offsets.tolist())]
+
+    def piece(self, id_: int) -> str:
+        return self._model.piece(id_)
+
+    def find(self, piece: str) -> int | None:
+        found = self._model.find(piece)
+        return None if found < 0 else found
+
+
 class Tokenizer:
     """The tokenizer of one model folder.
 
     `pad_id` is the id of the padding token, for people and foreign runtimes that want padded arrays; no batch here has one.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, pad_id: int = 0, segments: bool = True) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer | _Native | _Library, *, pad_id: int = 0, segments: bool = True) -> None:
         """`segments=False`: the network takes no segments, all are 0 whatever the tokenizer's template says."""
-        backend.no_truncation()
-        backend.no_padding()
-        self._single = _Template.learn(backend.encode("a"), 1)
-        self._pair = _Template.learn(backend.encode("a", "a"), 2)
+        self._words = backend if isinstance(backend, _Native | _Library) else _Library(backend)
+        self._single, self._pair = self._words.single, self._words.pair
         self._segments = segments
         self.pad_id = pad_id
-        backend.encode_special_tokens = True
-        self._backend = backend
-        special = {i: t.content for i, t in backend.get_added_tokens_decoder().items() if t.special}
-        unknown = getattr(backend.model, "unk_token", None) or "<unk>"
-        self._control = frozenset(i for i, content in special.items() if content != unknown)
-        self._plain = self._without_control(backend, list(special.values()))
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -188,14 +272,11 @@ class Tokenizer:
 
     @classmethod
     def _read(cls, folder: Path, path: Path) -> Tokenizer:
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise ModelError(f"{path}: not a tokenizer that this version of tokenizers reads: {error}") from error
+        words = _read(path)
         settings, config = _json(folder / "tokenizer_config.json"), _json(folder / "config.json")
         names = settings.get("model_input_names")
         segments = config.get("type_vocab_size", 2) > 1 and (names is None or "token_type_ids" in names)
-        return cls(backend, pad_id=_pad_id(backend, settings, config), segments=segments)
+        return cls(words, pad_id=_pad_id(words, settings, config), segments=segments)
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Tokens, IntArray]:
         """Each text with its special tokens, at most `max_tokens` in all, and int32[n]: tokens that were cut off (0 = whole).
@@ -250,7 +331,7 @@ class Tokenizer:
 
     def pieces(self, ids: Sequence[int] | IntArray) -> list[str]:
         """The tokens as strings, for people."""
-        return [self._backend.id_to_token(int(i)) or f"<{i}>" for i in ids]
+        return [self._words.piece(int(i)) or f"<{i}>" for i in ids]
 
     def _room(self, max_tokens: int, template: _Template) -> int:
         if max_tokens <= template.size:
@@ -261,43 +342,51 @@ class Tokenizer:
         """Ids of each text without special tokens (at least `needed` of them if it has so many), and how many it has in all."""
         for chunk in chunks(texts):
             heads = [_head(texts[i], READ_WHOLE) for i in chunk]
-            for i, head, ids in zip(chunk, heads, self._ids(heads), strict=True):
+            for i, head, ids in zip(chunk, heads, self._words.ids(heads), strict=True):
                 yield (ids, len(ids)) if len(head) == len(texts[i]) else self._long(texts[i], ids, len(head), needed)
 
     def _long(self, text: str, ids: list[int], read: int, needed: int) -> tuple[list[int], int]:
         while len(ids) <= needed and read < len(text):  # a text that is almost all white space, for example
             head = _head(text, 2 * read)
-            ids, read = self._ids([head])[0], len(head)
+            ids, read = self._words.ids([head])[0], len(head)
         if read == len(text):
             return ids, len(ids)
         return ids, max(len(ids) + 1, round(len(ids) * len(text) / read))
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        found = [e.ids for e in encodings]
-        for i, ids in enumerate(found):
-            if not self._control.isdisjoint(ids):
-                found[i] = self._plain.encode(texts[i], add_special_tokens=False).ids
-        return found
 
-    @staticmethod
-    def _without_control(backend: tokenizers.Tokenizer, special: list[str]) -> tokenizers.Tokenizer:
-        """A tokenizer over the same model that cannot produce control tokens from text.
+# Compared before a compiled tokenizer is trusted: scripts, clusters, white space, marks and names of special tokens.
+_SAMPLES = [
+    "Berlin has 3,520,031 inhabitants; l'été à São Paulo.",
+    "柏林有多少人口？　「東京」ｶﾞｷﾞ ﷺ ①² ﬁn",
+    "नमस्ते दुनिया กรุงเทพ 각ᄒᆞᆫ Αθήνα שלום",
+    "e\u0301 ②\u0301 क़\u0301 ™\u200d™\u0301 👩\u200d👩\u200d👧 🇩🇪🇫",
+    " \t\u3000 ▁a▁▁b \r\n\u0001\u200b\u0085\ufeff x\u00adx",
+    "<s> </s><unk><mask> a<pad>b \U000e0001\U0002a6d6\ue000\ue001",
+    "",
+]
 
-        A Unigram model holds them as ordinary pieces; here every occurrence is split after its first character
-        before the model sees it.
-        """
-        plain = tokenizers.Tokenizer(backend.model)
-        if backend.normalizer is not None:
-            plain.normalizer = backend.normalizer
-        longer = [s for s in special if len(s) > 1]
-        split: list[Any] = []
-        if longer:
-            pattern = "|".join(f"{re.escape(s[0])}(?={re.escape(s[1:])})" for s in sorted(longer))
-            split = [pre_tokenizers.Split(Regex(pattern), "merged_with_previous")]
-        own = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
-        plain.pre_tokenizer = pre_tokenizers.Sequence([*own, *split])
-        return plain
+
+def _read(path: Path) -> _Native | _Library:
+    """The tokenizer of a tokenizer.json, compiled if it can be and has not been yet."""
+    compiled = open_compiled(sha256_once(path))
+    if compiled is not None:
+        return _Native(compiled)
+    from tokenizers import Tokenizer as Backend
+
+    content = path.read_bytes()
+    try:
+        backend = Backend.from_buffer(content)
+    except Exception as error:  # the library raises plain Exception
+        raise ModelError(f"{path}: not a tokenizer that this version of tokenizers reads: {error}") from error
+    library = _Library(backend)
+    made = compile_tokenizer(backend, hashlib.sha256(content).hexdigest(), library.note())
+    if made is None:
+        return library
+    native = _Native(made[0])
+    if native.ids(_SAMPLES) != library.ids(_SAMPLES):  # a later version of the library that splits otherwise
+        return library
+    keep(*made)
+    return native
 
 
 def _head(text: str, characters: int) -> str:
@@ -320,12 +409,12 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _pad_id(backend: tokenizers.Tokenizer, settings: dict[str, Any], config: dict[str, Any]) -> int:
+def _pad_id(words: _Native | _Library, settings: dict[str, Any], config: dict[str, Any]) -> int:
     token = settings.get("pad_token")
     content = token.get("content") if isinstance(token, dict) else token
-    found = backend.token_to_id(content) if isinstance(content, str) else None
+    found = words.find(content) if isinstance(content, str) else None
     if found is None:
-        found = (backend.padding or {}).get("pad_id", config.get("pad_token_id"))
+        found = config.get("pad_token_id") if words.padding_id is None else words.padding_id
     return int(found or 0)
 
 

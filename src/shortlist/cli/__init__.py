@@ -9,18 +9,33 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from shortlist import __version__
-from shortlist.cli import indexing, lab, machine, modelling, searching, training
 from shortlist.cli.show import complain
 from shortlist.errors import ShortlistError
 
-VERBS = (indexing, searching, lab, modelling, training, machine)
+HOME = {
+    "index": "indexing",
+    "search": "searching",
+    "compare": "searching",
+    "run": "lab",
+    "eval": "lab",
+    "encode": "modelling",
+    "rerank": "modelling",
+    "models": "modelling",
+    "train": "training",
+    "doctor": "machine",
+}
+"""Verb -> the module here that registers it: of a command only that one is imported."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs; every verb's namespace carries the function that runs it as `verb`."""
+def build_parser(verb: str = "") -> argparse.ArgumentParser:
+    """The parser of all verbs, or of those that live in one module with `verb`.
+
+    Every verb's namespace carries the function that runs it as `verb`.
+    """
     parser = argparse.ArgumentParser(
         prog="shortlist",
         description="Search that works in any language on an ordinary CPU.",
@@ -29,16 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"shortlist {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in VERBS:
-        module.add_verbs(verbs)
+    for module in [HOME[verb]] if verb in HOME else dict.fromkeys(HOME.values()):
+        import_module(f"shortlist.cli.{module}").add_verbs(verbs)
     return parser
 
 
 def run() -> NoReturn:
     """The console script: `main`, and out without giving back memory piece by piece.
 
-    The system takes it all at once, where freeing a vocabulary of 250,000 pieces would cost a quarter of a second.
+    The system takes it all at once, where freeing a vocabulary of 250,000 pieces would cost a quarter of a second. Only `train`
+    multiplies matrices in numpy: for any other verb numpy's BLAS starts no threads of its own.
     """
+    if sys.argv[1:2] != ["train"]:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -47,7 +65,8 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(words[0] if words else "").parse_args(words)
     try:
         status: int = args.verb(args)
         sys.stdout.flush()

@@ -27,6 +27,7 @@ from shortlist.models.network import MAXSIM
 from shortlist.models.registry import find, table_folder
 from shortlist.models.weights import read_folder, type_name
 from shortlist.reranker import FAMILY, Reranker
+from shortlist.tokens import Tokenizer
 from shortlist.types import Hit, Passage, Ranking
 
 
@@ -164,6 +165,9 @@ def run_models(args: argparse.Namespace) -> int:
         if args.action == "fetch":
             with working(f"fetching {name}") as say:
                 path = models.fetch(name, progress=say)
+                if (path / "tokenizer.json").is_file():
+                    say("preparing the tokenizer")
+                    Tokenizer.load(path)  # compiles it, so that the first use need not
             complain(f"{name} is in {path}")
             continue
         found = models.verify(name) or _wrong_results(name)

@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
 from shortlist.index import FUSION_WEIGHTS, Index
 from shortlist.pipeline import CANDIDATES, FIRST_STAGES, FirstStage, Pipeline, Stage
@@ -154,6 +151,9 @@ def _strategies(search: Pipeline, query: str, args: argparse.Namespace) -> dict[
 
 
 def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, k: int) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     console = out()
     console.rule(escape(query))
     for name, ranking in strategies.items():

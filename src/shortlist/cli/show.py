@@ -1,4 +1,7 @@
-"""What the verbs share: tables, progress bars and JSON lines. Colours only where a terminal reads."""
+"""What the verbs share: tables, progress bars and JSON lines. Colours only where a terminal reads.
+
+rich is imported where something is drawn: a command that prints JSON starts without it.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,38 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
-from shortlist.types import Hit, Ranking
+    from shortlist.types import Hit, Ranking
 
 Report = Callable[[int, int | None], None]
 
 
 def out() -> Console:
     """The console on stdout; wide where no terminal limits it, so that piped tables are not cut."""
+    from rich.console import Console
+
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=140)
 
 
 def complain(message: str) -> None:
     """A message on stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+
     Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"shortlist: {message}"))
 
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Report]:
     """A bar on stderr. Yields `report(done, total)`; an unknown total shows a moving bar and the count."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None, visible=False)
@@ -41,6 +51,8 @@ def progress(what: str, unit: str) -> Iterator[Report]:
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
     """A spinner on stderr for work whose length is unknown. Yields `say(step)`; without a terminal each step is a line."""
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     with console.status(what) as status:
         yield lambda step: status.update(f"{what}: {step}") if console.is_terminal else console.print(f"{what}: {step}")
@@ -58,6 +70,8 @@ def example(text: str) -> dict[str, Any]:
 
 def excerpt(hit: Hit, width: int = 220) -> str:
     """Id, title and the beginning of the text, as rich markup."""
+    from rich.markup import escape
+
     if hit.passage is None:
         return escape(hit.id)
     text = " ".join(hit.passage.text.split())
@@ -67,6 +81,9 @@ def excerpt(hit: Hit, width: int = 220) -> str:
 
 def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
     """The k best passages with the place that each stage gave them."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_lines=True, expand=True)
     stages = [s for s in ("bm25", "dense", *ranking.scored) if any(s in hit.ranks for hit in ranking.hits[:k])]
     table.add_column("#", justify="right", width=2)

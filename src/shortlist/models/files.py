@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,36 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_once(path: Path) -> str:
+    """`sha256`, read once in a process as long as the file, its size and the time of its last change stay."""
+    state = path.stat()
+    return _sha256_of(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, state: tuple[int, ...]) -> str:
+    return sha256(path)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """Relative path -> sha256 of every file in the folder but card.json, which holds these sums."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "card.json")
     return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+
+
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write a whole file so that any reader, at any time, finds the old one or the new one; several may write at once."""
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).chmod(0o644)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shortlist.models.card import ModelCard, read_card
-from shortlist.models.files import read_json, sha256
+from shortlist.models.files import read_json, sha256_once
 from shortlist.models.weights import Array, read_folder, type_name
 
 _TABLE_ROWS = 256
@@ -54,7 +54,7 @@ def fingerprint(folder: Path, table_folder: Path | None = None, card: ModelCard 
 
 def table_fingerprint(folder: Path) -> str:
     """Hex sha256 of a folder's tokenizer and token table (shape, type and evenly spaced rows): what models share."""
-    digest = hashlib.sha256(sha256(folder / "tokenizer.json").encode())
+    digest = hashlib.sha256(sha256_once(folder / "tokenizer.json").encode())
     for name, array in sorted(read_folder(folder).items()):
         if _is_table(name):
             digest.update(json.dumps([type_name(array), array.shape]).encode())

