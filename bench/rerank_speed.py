@@ -24,7 +24,7 @@ from shortlist.engines import native
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("SHORTLIST_DATA", ROOT.parent / "shared" / "data"))
-SIZES = ("shortlist-rerank-L-2", "shortlist-rerank-L-4", "shortlist-rerank-L-6", "shortlist-rerank-L-12")
+SIZES = ("shortlist-rerank-L-2", "shortlist-rerank-L-4", "shortlist-rerank-L-6")
 
 
 def pairs(count: int) -> tuple[str, list[str]]:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Reproduce models/shortlist-rerank-L-2, L-4, L-6 and L-12: mine, tune, export, measure: some hours on two cores.
-# The steps were run one by one, with 100 questions instead of 300 on the easy collections and for L-2, L-4 and L-12.
+# Reproduce models/shortlist-rerank-L-2, L-4 and L-6: mine, tune, export, measure: some hours on two cores.
+# The steps were run one by one, with 100 questions instead of 300 on the easy collections and for L-2 and L-4.
 #   SHORTLIST_DATA=folder/of/collections sh bench/train/shortlist-rerank.sh [WORK]
 # Needs: pip install torch==2.13.0 && pip install -e '.[eval,plot,train]'. Stop it and start it again: it goes on.
 set -eu
@@ -20,25 +20,22 @@ mine groups "$data/tydi-ko" "$data/dureader-demo" "$data/tydi-sw" "$data/tydi-en
 mine dev "$data/cmrc2018:dev:60" "$data/iapp-thai:dev:60" "$data/afriqa:dev:60" "$data/amqa:dev:60" "$data/heq:dev:60" \
   "$data/norquad:dev:60" "$data/pquad:dev:60" "$data/csl-title:dev:60"
 
-# L-2, L-4 and L-6 are exits of one network. Then all of them go on, with six layers more, on questions not drawn before.
+# L-2, L-4 and L-6 are exits of one network.
 shortlist train tune "$work/groups" -o "$work/run6" --kind reranker \
   --set exits=2,4,6 --set negatives=4 --set batch=10 --set windows=64,64,96,128 --set epochs=0.4475 --set rate=1e-4
-shortlist train tune "$work/groups" -o "$work/run12" --kind reranker --lower "$work/run6/L-2" "$work/run6/L-4" "$work/run6/L-6" \
-  --set exits=2,4,6,12 --set negatives=4 --set batch=10 --set windows=64,64,96,128 --set epochs=0.3731 --set rate=1e-4 \
-  --set pointwise=0.5 --set skip=14990
-rm -rf "$work/run12/unseen/ntrex-1" # translations are no questions: they have no say in the weight
-python bench/train/make_cards.py fields "$work/run12" 128 > "$work/fields.json"
-for size in L-2 L-4 L-6 L-12; do
+rm -rf "$work/run6/unseen/ntrex-1" # translations are no questions: they have no say in the weight
+python bench/train/make_cards.py fields "$work/run6" 128 > "$work/fields.json"
+for size in L-2 L-4 L-6; do
   [ -f "$work/$size.json" ] && continue
-  shortlist train export "$work/run12/$size" -o "models/shortlist-rerank-$size" --to body \
-    --judged "$work/dev" "$work/run12/unseen" --card "$work/fields.json" > "$work/$size.part"
+  shortlist train export "$work/run6/$size" -o "models/shortlist-rerank-$size" --to body \
+    --judged "$work/dev" "$work/run6/unseen" --card "$work/fields.json" > "$work/$size.part"
   mv "$work/$size.part" "$work/$size.json"
 done
 
 # What it is worth, and the cards.
 python bench/rerank.py first --work "$work/eval" --indexes "$work/indexes"
-python bench/rerank.py second models/shortlist-rerank-L-2 models/shortlist-rerank-L-4 models/shortlist-rerank-L-6 models/shortlist-rerank-L-12 \
+python bench/rerank.py second models/shortlist-rerank-L-2 models/shortlist-rerank-L-4 models/shortlist-rerank-L-6 \
   --work "$work/eval" --indexes "$work/indexes"
-python bench/rerank.py report models/shortlist-rerank-L-2 models/shortlist-rerank-L-4 models/shortlist-rerank-L-6 models/shortlist-rerank-L-12 --work "$work/eval"
+python bench/rerank.py report models/shortlist-rerank-L-2 models/shortlist-rerank-L-4 models/shortlist-rerank-L-6 --work "$work/eval"
 python bench/rerank_speed.py
-python bench/train/make_cards.py readme "$work" L-2="$work/run12" L-4="$work/run12" L-6="$work/run12" L-12="$work/run12"
+python bench/train/make_cards.py readme "$work" L-2="$work/run6" L-4="$work/run6" L-6="$work/run6"

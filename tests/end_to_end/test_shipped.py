@@ -58,7 +58,7 @@ def test_the_models_here_are_those_that_were_published(index):
     assert all(sl.Reranker.load(name).verify() == [] for name in rerankers)
 
 
-@pytest.mark.parametrize("size", ["L-2", "L-4", "L-6", "L-12"])
+@pytest.mark.parametrize("size", ["L-2", "L-4", "L-6"])
 def test_a_reranker_tells_an_answer_from_a_near_miss(index, size):
     reranker = sl.Reranker.load("shortlist-rerank", size=size)
     scores = reranker.score(

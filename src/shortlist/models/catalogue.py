@@ -194,7 +194,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
         name="shortlist-rerank",
         kind="reranker",
         about="reranker over the token table of shortlist-embed",
-        sizes=("L-2", "L-4", "L-6", "L-12"),
+        sizes=("L-2", "L-4", "L-6"),
         default="L-6",
     ),
 )
