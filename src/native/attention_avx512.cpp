@@ -28,13 +28,14 @@ struct Packed {
     }
 };
 
-// Largest |x| of float[rows][width], rows `stride` apart; never 0.
+// Largest |x| of float[rows][width], rows `stride` apart; never 0, and NaN or infinity where the rows hold one: then the unit is
+// no number either, and nothing that is made of it.
 ALWAYS_INLINE float largest_magnitude(const float* x, ptrdiff_t stride, int rows, int width) {
     __m512 largest = all(1e-12f);
     for (int r = 0; r < rows; r++, x += stride) {
-        for (int d = 0; d < width; d += kLanes) largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_loadu_ps(x + d)));
+        for (int d = 0; d < width; d += kLanes) largest = larger_magnitude(largest, _mm512_loadu_ps(x + d));
     }
-    return _mm512_reduce_max_ps(largest);
+    return largest_lane(largest);
 }
 
 ALWAYS_INLINE __m512i whole(const float* x, __m512 factor) {
@@ -156,7 +157,9 @@ ALWAYS_INLINE float softmax_row(float* scores, int length, int padded) {
     }
     const __m512 e = _mm512_maskz_mov_ps(tail, power_of_two(_mm512_sub_ps(_mm512_load_ps(scores + last), maximum)));
     _mm512_store_ps(scores + last, e);
-    const float unit = kWeightSum / _mm512_reduce_add_ps(_mm512_add_ps(sum, e));
+    const float all_of_them = _mm512_reduce_add_ps(_mm512_add_ps(sum, e));
+    if (!(all_of_them < __builtin_inff())) return __builtin_nanf("");   // scores that are no numbers
+    const float unit = kWeightSum / all_of_them;
     const __m512 factor = all(unit < kLargestWeight ? unit : kLargestWeight);
     __m512i total = _mm512_setzero_si512();
     int16_t* weights = reinterpret_cast<int16_t*>(scores);   // each write ends before the next read begins

@@ -19,6 +19,18 @@ ALWAYS_INLINE __mmask16 first_lanes(int count) {
     return count >= kLanes ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
 }
 
+// max(largest, |x|) where NaN is the largest of all: without the sign, the order of the bits is that of the numbers.
+ALWAYS_INLINE __m512 larger_magnitude(__m512 largest, __m512 x) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(largest), _mm512_castps_si512(_mm512_abs_ps(x))));
+}
+
+ALWAYS_INLINE float largest_lane(__m512 magnitudes) {
+    const int32_t bits = _mm512_reduce_max_epi32(_mm512_castps_si512(magnitudes));
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 // Transposes a 16 x 16 block: out[column * out_stride + row] = rows[row][column]. Four rounds of swaps between registers.
 ALWAYS_INLINE void transpose_block(const float* const (&rows)[kLanes], ptrdiff_t column, float* out, ptrdiff_t out_stride) {
     __m512 a[kLanes], b[kLanes];

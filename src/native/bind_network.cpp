@@ -1,9 +1,12 @@
 // The Python face of the networks: shapes and types of arrays are checked here, their values by the Python caller.
+#include <fcntl.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -17,6 +20,8 @@ using namespace nb::literals;
 using namespace shortlist;
 
 namespace {
+
+constexpr char kTable[] = "embeddings.word_embeddings.weight";
 
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -74,16 +79,50 @@ Pooling pooling_named(const std::string& name) {
     throw std::invalid_argument("pooling " + name + " is none of cls, mean, none, score");
 }
 
+// Lets Python handle signals now and then, and passes on what a handler raises (KeyboardInterrupt on Ctrl-C).
+class Signals {
+  public:
+    void operator()() {
+        const auto now = std::chrono::steady_clock::now();
+        if (now - last_ < std::chrono::milliseconds(50)) return;
+        last_ = now;
+        const nb::gil_scoped_acquire acquire;
+        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// A file that is open for reading; none without a path.
+class File {
+  public:
+    explicit File(const std::string& path) : handle_(path.empty() ? -1 : open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+        if (handle_ < 0 && !path.empty()) throw std::invalid_argument(path + " cannot be opened");
+    }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    ~File() {
+        if (handle_ >= 0) close(handle_);
+    }
+    int handle() const { return handle_; }
+
+  private:
+    const int handle_;
+};
+
 class PyNetwork {
   public:
     PyNetwork(int hidden, int layers, int heads, int intermediate, int vocabulary, int positions, int first_position,
               int token_types, int labels, float eps, bool tanh_gelu, bool int8, bool maxsim,
-              const std::string& instruction_set, const nb::dict& arrays)
-        : arrays_(arrays) {
+              const std::string& instruction_set, const nb::dict& arrays, const std::string& table_file, int64_t table_place)
+        : arrays_(arrays), table_file_(table_file) {
         Tensors tensors;
         for (const auto& [key, value] : arrays) {
             const auto name = nb::cast<std::string>(key);
-            tensors.add(tensor_of(name, nb::cast<AnyArray>(value, false), arrays));
+            Tensor tensor = tensor_of(name, nb::cast<AnyArray>(value, false), arrays);
+            if (name == kTable) tensor.file = table_file_.handle(), tensor.place = table_place;
+            tensors.add(std::move(tensor));
         }
         const Config config{hidden,      layers, heads, intermediate, vocabulary, positions, first_position,
                             token_types, labels, eps,   tanh_gelu,    int8,       maxsim};
@@ -105,21 +144,21 @@ class PyNetwork {
         const Batch batch{ids.data(), segments.data(), offsets.data(), static_cast<int>(offsets.size()) - 1};
         float* data = out.data();
         const nb::gil_scoped_release release;
-        network_->run(batch, kind, threads, data);
+        network_->run(batch, kind, threads, data, Signals());
     }
 
   private:
     // Everything but the token table was copied: the rest of the mapped file may go.
     void keep_table_only() {
-        const nb::str table("embeddings.word_embeddings.weight"), scale("embeddings.word_embeddings.weight_scale");
         nb::dict kept;
-        for (const auto& name : {table, scale}) {
-            if (arrays_.contains(name)) kept[name] = arrays_[name];
+        for (const std::string& name : {std::string(kTable), std::string(kTable) + "_scale"}) {
+            if (arrays_.contains(name.c_str())) kept[name.c_str()] = arrays_[name.c_str()];
         }
         arrays_ = kept;
     }
 
     nb::dict arrays_;
+    File table_file_;
     std::unique_ptr<Network> network_;
 };
 
@@ -129,9 +168,9 @@ void bind_network(nb::module_& m) {
     m.def("instruction_sets", &instruction_sets, "Names of the instruction sets that can run here, best first.");
     nb::class_<PyNetwork>(m, "Network")
         .def(nb::init<int, int, int, int, int, int, int, int, int, float, bool, bool, bool, const std::string&,
-                      const nb::dict&>(),
+                      const nb::dict&, const std::string&, int64_t>(),
              nb::kw_only(), "hidden"_a, "layers"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a,
              "first_position"_a, "token_types"_a, "labels"_a, "eps"_a, "tanh_gelu"_a, "int8"_a, "maxsim"_a,
-             "instruction_set"_a, "tensors"_a)
+             "instruction_set"_a, "tensors"_a, "table_file"_a, "table_place"_a)
         .def("run", &PyNetwork::run, "ids"_a, "segments"_a, "offsets"_a, "pooling"_a, "threads"_a, "out"_a.noconvert());
 }

@@ -96,6 +96,7 @@ struct Kernels {
     int added;   // to packed weights: 128 where the byte dot product takes unsigned weights, 0 where it takes signed ones
 
     // quantized[r] = round(x[r] / scale), scale = max |x[r]| / 127.   x: float[rows][width]
+    // A row that holds NaN or infinity gets the scale NaN and offset 0, whatever its values, so that no product of it is a number.
     void (*quantize)(const float* x, int rows, int width, const Int8Rows& quantized);
 
     // The same after GELU; x is overwritten.

@@ -15,6 +15,11 @@ constexpr int kVectors = kPanel / kLanes;   // vectors of 16 outputs in a panel
 
 // float[width] -> int8[width], scale and offset of the row, when the largest |x| is known.
 ALWAYS_INLINE void quantize_row(const float* x, int width, float largest, int8_t* values, float* scale, int32_t* offset) {
+    if (!(largest < __builtin_inff())) {
+        *scale = __builtin_nanf("");
+        *offset = 0;
+        return;
+    }
     if (!(largest > 1e-12f)) largest = 1e-12f;
     const __m512 inverse = all(127.0f / largest);
     __m512i sum = _mm512_setzero_si512();
@@ -32,10 +37,10 @@ void quantize(const float* x, int rows, int width, const Int8Rows& out) {
         const float* row = x + static_cast<ptrdiff_t>(r) * width;
         __m512 largest[2] = {zero(), zero()};
         for (int k = 0; k < width; k += 2 * kLanes) {
-            largest[0] = _mm512_max_ps(largest[0], _mm512_abs_ps(_mm512_load_ps(row + k)));
-            largest[1] = _mm512_max_ps(largest[1], _mm512_abs_ps(_mm512_load_ps(row + k + kLanes)));
+            largest[0] = larger_magnitude(largest[0], _mm512_load_ps(row + k));
+            largest[1] = larger_magnitude(largest[1], _mm512_load_ps(row + k + kLanes));
         }
-        quantize_row(row, width, _mm512_reduce_max_ps(_mm512_max_ps(largest[0], largest[1])),
+        quantize_row(row, width, largest_lane(larger_magnitude(largest[0], largest[1])),
                      out.values + static_cast<ptrdiff_t>(r) * width, out.scales + r, out.offsets + r);
     }
 }
@@ -63,10 +68,10 @@ ALWAYS_INLINE float gelu_row(float* x, int width, const GeluVectors& curve) {
         UNROLL
         for (int j = 0; j < kVectors; j++) {
             _mm512_store_ps(x + k + kLanes * j, v[j]);
-            largest = _mm512_max_ps(largest, _mm512_abs_ps(v[j]));
+            largest = larger_magnitude(largest, v[j]);
         }
     }
-    return _mm512_reduce_max_ps(largest);
+    return largest_lane(largest);
 }
 
 void gelu_quantize(float* x, int rows, int width, const GeluCurve& curve, const Int8Rows& out) {
@@ -231,9 +236,10 @@ void layer_norm(const float* x, int rows, int size, int width, const float* gain
 
 // ---------------------------------------------------------------------------------------------- attention
 
-// e^x for x <= 0, relative error 1e-7: 2^(whole part) * polynomial of the rest (minimax on -1/2..1/2, degree 5).
+// e^x for x <= 0, relative error 1e-7: 2^(whole part) * polynomial of the rest (minimax on -1/2..1/2, degree 5). NaN stays NaN,
+// because a maximum with NaN is its second operand.
 ALWAYS_INLINE __m512 exponential(__m512 x) {
-    const __m512 t = _mm512_mul_ps(_mm512_max_ps(x, all(-87.0f)), all(1.442695041f));
+    const __m512 t = _mm512_mul_ps(_mm512_max_ps(all(-87.0f), x), all(1.442695041f));
     const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 f = _mm512_sub_ps(t, whole);
     __m512 p = all(1.326697039e-3f);

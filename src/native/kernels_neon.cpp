@@ -23,6 +23,9 @@ struct Neon {
     static ALWAYS_INLINE Floats min(Floats a, Floats b) { return vminq_f32(a, b); }
     static ALWAYS_INLINE Floats max(Floats a, Floats b) { return vmaxq_f32(a, b); }
     static ALWAYS_INLINE Floats abs(Floats x) { return vabsq_f32(x); }
+    // max(largest, |x|), NaN if one is NaN.
+    static ALWAYS_INLINE Floats larger(Floats largest, Floats x) { return vmaxq_f32(largest, abs(x)); }
+    static ALWAYS_INLINE float largest_magnitude(Floats x) { return vmaxvq_f32(x); }
     static ALWAYS_INLINE Floats round(Floats x) { return vrndnq_f32(x); }
     static ALWAYS_INLINE Ints to_ints(Floats x) { return vcvtnq_s32_f32(x); }
     static ALWAYS_INLINE Floats to_floats(Ints x) { return vcvtq_f32_s32(x); }

@@ -1,6 +1,7 @@
 // The reference kernels: plain loops in C++17 that say what each kernel computes, for any processor.
 // The loops over 64 outputs or over a row's columns are written so that compilers turn them into vector code.
 #include <cmath>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -13,10 +14,28 @@ inline float round_to_even(float x) {
     return (x + kShift) - kShift;
 }
 
+// The largest |x|; NaN if one is NaN: without the sign, the order of the bits is that of the numbers, and NaN comes last.
+float largest_magnitude(const float* x, int count) {
+    int32_t largest = 0;
+    for (int k = 0; k < count; k++) {
+        int32_t bits;
+        std::memcpy(&bits, x + k, sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    float value;
+    std::memcpy(&value, &largest, sizeof value);
+    return value;
+}
+
 // float[width] -> int8[width], scale and offset of the row.
 void quantize_row(const float* x, int width, int8_t* values, float* scale, int32_t* offset) {
-    float largest = 0.0f;
-    for (int k = 0; k < width; k++) largest = std::fabs(x[k]) > largest ? std::fabs(x[k]) : largest;
+    float largest = largest_magnitude(x, width);
+    if (!(largest < INFINITY)) {   // no integers stand for such a row: its scale makes every product NaN, whatever they are
+        *scale = NAN;
+        *offset = 0;
+        return;
+    }
     if (!(largest > 1e-12f)) largest = 1e-12f;
     const float inverse = 127.0f / largest;
     int32_t sum = 0;
@@ -143,21 +162,18 @@ void attention(const AttentionHead& head) {
     }
 }
 
-// Largest |x| of float[rows][width], rows `stride` apart; never 0.
-float largest_magnitude(const float* x, ptrdiff_t stride, int rows, int width) {
+// float[rows][width], rows `stride` apart -> int16[rows][width] without gaps; returns what one unit is worth: NaN where the rows
+// hold NaN or infinity, and then all of `out` is 0.
+float round_rows(const float* x, ptrdiff_t stride, int rows, int width, int limit, int16_t* out) {
     float largest = 1e-12f;
     for (int r = 0; r < rows; r++) {
-        for (int d = 0; d < width; d++) {
-            const float size = std::fabs(x[r * stride + d]);
-            largest = size > largest ? size : largest;
+        const float of_row = largest_magnitude(x + r * stride, width);
+        largest = of_row <= largest ? largest : of_row;
+        if (!(largest < INFINITY)) {
+            std::memset(out, 0, static_cast<size_t>(rows) * static_cast<size_t>(width) * sizeof *out);
+            return NAN;
         }
     }
-    return largest;
-}
-
-// float[rows][width], rows `stride` apart -> int16[rows][width] without gaps; returns what one unit is worth.
-float round_rows(const float* x, ptrdiff_t stride, int rows, int width, int limit, int16_t* out) {
-    const float largest = largest_magnitude(x, stride, rows, width);
     const float factor = static_cast<float>(limit) / largest;
     for (int r = 0; r < rows; r++) {
         for (int d = 0; d < width; d++, out++) *out = static_cast<int16_t>(round_to_even(x[r * stride + d] * factor));
@@ -172,6 +188,10 @@ float softmax_units(float* scores, int length) {
     for (int j = 0; j < length; j++) {
         scores[j] = std::exp2(scores[j] - largest);
         sum += scores[j];
+    }
+    if (!(sum < INFINITY)) {   // scores that are no numbers
+        std::memset(scores, 0, static_cast<size_t>(length) * sizeof *scores);
+        return NAN;
     }
     const float unit = kWeightSum / sum < kLargestWeight ? kWeightSum / sum : kLargestWeight;
     float units = 0.0f;

@@ -38,6 +38,11 @@ struct VectorKernels {
 
     // Row r of x, whose largest |x| is known, into row r of `out`.
     static ALWAYS_INLINE void quantize_row(const float* x, int width, float largest, const Int8Rows& out, int r) {
+        if (!(largest < __builtin_inff())) {
+            out.scales[r] = __builtin_nanf("");
+            out.offsets[r] = 0;
+            return;
+        }
         if (!(largest > 1e-12f)) largest = 1e-12f;
         const Floats inverse = V::all(127.0f / largest);
         int8_t* values = out.values + static_cast<ptrdiff_t>(r) * width;
@@ -62,11 +67,11 @@ struct VectorKernels {
             for (int v = 0; v < kVectors; v++) largest[v] = V::all(0.0f);
             for (int k = 0; k < width; k += kLanes) {
                 UNROLL
-                for (int v = 0; v < kVectors; v++) largest[v] = V::max(largest[v], V::abs(V::load(x + k + v * V::kWidth)));
+                for (int v = 0; v < kVectors; v++) largest[v] = V::larger(largest[v], V::load(x + k + v * V::kWidth));
             }
             UNROLL
-            for (int v = 1; v < kVectors; v++) largest[0] = V::max(largest[0], largest[v]);
-            quantize_row(x, width, V::largest(largest[0]), out, r);
+            for (int v = 1; v < kVectors; v++) largest[0] = V::larger(largest[0], largest[v]);
+            quantize_row(x, width, V::largest_magnitude(largest[0]), out, r);
         }
     }
 
@@ -89,10 +94,10 @@ struct VectorKernels {
             UNROLL
             for (int v = 0; v < 4; v++) {
                 V::store(x + k + v * V::kWidth, y[v]);
-                largest = V::max(largest, V::abs(y[v]));
+                largest = V::larger(largest, y[v]);
             }
         }
-        return V::largest(largest);
+        return V::largest_magnitude(largest);
     }
 
     static void gelu_quantize(float* x, int rows, int width, const GeluCurve& curve, const Int8Rows& out) {
@@ -279,9 +284,10 @@ struct VectorKernels {
     static constexpr int kQueryRows = 6;   // queries x 16 keys: the registers hold no full kQueryTile
     static_assert(kQueryRows <= kQueryTile, "the scratch holds the scores of kQueryTile queries");
 
-    // e^x for x <= 0, relative error 1e-7: 2^(whole part) * polynomial of the rest (minimax on -1/2..1/2, degree 5).
+    // e^x for x <= 0, relative error 1e-7: 2^(whole part) * polynomial of the rest (minimax on -1/2..1/2, degree 5). NaN stays
+    // NaN, here and in softmax_row: a maximum or minimum with NaN is its second operand, or NaN.
     static ALWAYS_INLINE Floats exponential(Floats x) {
-        const Floats t = V::max(x, V::all(-87.0f)) * V::all(1.442695041f);
+        const Floats t = V::max(V::all(-87.0f), x) * V::all(1.442695041f);
         const Floats whole = V::round(t), f = t - whole;
         Floats p = V::all(1.326697039e-3f);
         p = V::fma(p, f, V::all(9.675459746e-3f));
@@ -335,7 +341,7 @@ struct VectorKernels {
             UNROLL
             for (int v = 0; v < 2; v++) {
                 float* at = scores + j + v * V::kWidth;
-                const Floats below = V::min(V::fma(V::load(at), V::all(scale), maximum), V::all(0.0f));   // but for rounding
+                const Floats below = V::min(V::all(0.0f), V::fma(V::load(at), V::all(scale), maximum));   // but for rounding
                 const Floats e = exponential(below);
                 const Floats kept = V::first_lanes(e, length - j - v * V::kWidth);
                 sums[v] = sums[v] + kept;
@@ -425,13 +431,14 @@ struct VectorKernels {
         }
     };
 
-    // Largest |x| of float[rows][width], rows `stride` apart; never 0.
+    // Largest |x| of float[rows][width], rows `stride` apart; never 0, and NaN or infinity where the rows hold one: then the
+    // unit is no number either, and nothing that is made of it.
     static ALWAYS_INLINE float largest_magnitude(const float* x, ptrdiff_t stride, int rows, int width) {
         Floats largest = V::all(1e-12f);
         for (int r = 0; r < rows; r++, x += stride) {
-            for (int d = 0; d < width; d += V::kWidth) largest = V::max(largest, V::abs(V::load(x + d)));
+            for (int d = 0; d < width; d += V::kWidth) largest = V::larger(largest, V::load(x + d));
         }
-        return V::largest(largest);
+        return V::largest_magnitude(largest);
     }
 
     static ALWAYS_INLINE Ints whole(const float* x, Floats factor) { return V::to_ints(V::load(x) * factor); }
@@ -500,6 +507,7 @@ struct VectorKernels {
     // exponent of the score.
     static ALWAYS_INLINE float softmax_pairs(float* scores, int length, int padded, float scale) {
         const float sum = 1.0f / softmax_row(scores, length, padded, scale);
+        if (!(sum < __builtin_inff())) return __builtin_nanf("");   // scores that are no numbers
         const Floats unit = V::all(kWeightSum / sum < kLargestWeight ? kWeightSum / sum : kLargestWeight);
         int32_t* pairs = reinterpret_cast<int32_t*>(scores);
         Ints total = V::all_ints(0);

@@ -386,12 +386,12 @@ class FirstError {
 
 }   // namespace
 
-void Network::run(const Batch& batch, Pooling pooling, int threads, float* out) const {
+void Network::run(const Batch& batch, Pooling pooling, int threads, float* out, const std::function<void()>& pulse) const {
     if (batch.count == 0) return;
     const int64_t total = batch.offsets[batch.count] - batch.offsets[0];
     // A few blocks a thread, so that a thread that the system slows down leaves work to the others.
     const std::vector<int> blocks =
-        cut_blocks(batch, std::min<int64_t>(kBlockTokens, total / (threads > 1 ? 4 * threads : 1) + 1));
+        cut_blocks(batch, std::min<int64_t>(kBlockTokens, total / (threads > 1 ? 4 * int64_t{threads} : 1) + 1));
     const int count = static_cast<int>(blocks.size()) - 1;
     int most_tokens = 0, longest = 0;
     for (int b = 0; b < count; b++)
@@ -401,24 +401,26 @@ void Network::run(const Batch& batch, Pooling pooling, int threads, float* out) 
 
     std::atomic<int> next{0};
     FirstError error;
-    const auto work = [&] {
+    const auto work = [&](bool calling) {
         try {
             Worker worker(*this, batch, pooling, most_tokens, longest);
             for (int b = next++; b < count && !error.seen(); b = next++) {
                 worker.run(blocks[static_cast<size_t>(b)], blocks[static_cast<size_t>(b) + 1], out);
+                if (calling) pulse();
             }
         } catch (...) {
             error.keep(std::current_exception());
         }
     };
     std::vector<std::thread> helpers;
-    helpers.reserve(static_cast<size_t>(std::max(threads, 1)));
+    const int wanted = std::min(threads, count);
+    helpers.reserve(static_cast<size_t>(std::max(wanted, 1)));
     try {
-        for (int t = 1; t < std::min(threads, count); t++) helpers.emplace_back(work);
+        for (int t = 1; t < wanted; t++) helpers.emplace_back(work, false);
     } catch (const std::system_error&) {
         // The system gives no more threads: those that started, and this one, do the work.
     }
-    work();
+    work(true);
     for (std::thread& helper : helpers) helper.join();
     error.rethrow();
 }

@@ -1,6 +1,7 @@
 // A frozen BERT or XLM-RoBERTa network: from ragged token ids to vectors or scores.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels.h"
@@ -62,7 +63,8 @@ class Network {
 
     // Uses up to `threads` threads, whole sequences each; they end with the call. Memory grows with the longest sequence
     // and with the threads, not with the batch. Throws std::invalid_argument when a row of the table is not finite.
-    void run(const Batch& batch, Pooling pooling, int threads, float* out) const;
+    // The calling thread calls `pulse` after each of its blocks; what that throws ends the run and is passed on.
+    void run(const Batch& batch, Pooling pooling, int threads, float* out, const std::function<void()>& pulse) const;
 
     const Config& config() const { return config_; }
     const Kernels& kernels() const { return *kernels_; }

@@ -1,8 +1,11 @@
 #include "search.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <new>
 #include <stdexcept>
+#include <system_error>
 #include <thread>
 
 namespace shortlist {
@@ -45,14 +48,27 @@ std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8
     threads = std::max<size_t>(1, std::min(threads, rows.count / 4096 + 1));
     std::vector<Best> best(threads, Best(k));
     const size_t share = (rows.count + threads - 1) / threads;
+    std::atomic<size_t> next{0};
+    std::atomic<bool> failed{false};
+    const auto work = [&] {
+        try {
+            for (size_t t = next++; t < threads && !failed; t = next++)
+                scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, kernels,
+                          best[t]);
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    };
     std::vector<std::thread> pool;
-    for (size_t t = 1; t < threads; ++t)
-        pool.emplace_back([&, t] {
-            scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, kernels,
-                      best[t]);
-        });
-    scan_part(rows, 0, std::min(share, rows.count), query, dead, kernels, best[0]);
+    pool.reserve(threads);
+    try {
+        for (size_t t = 1; t < threads; ++t) pool.emplace_back(work);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that started, and this one, do the work.
+    }
+    work();
     for (std::thread& one : pool) one.join();
+    if (failed) throw std::bad_alloc();
     for (size_t t = 1; t < threads; ++t) best[0].absorb(best[t]);
     return best[0].sorted();
 }

@@ -19,7 +19,7 @@ class Best {
 public:
     explicit Best(size_t k) : k_(k), limit_(2 * k + 64) {}
     void push(float score, uint32_t slot) {
-        if (score < floor_) return;
+        if (!(score >= floor_)) return;  // NaN, which a damaged file may hold, has no place in an order
         kept_.push_back({score, slot});
         if (kept_.size() >= limit_) shrink();
     }

@@ -23,6 +23,10 @@ struct Avx2 {
     static ALWAYS_INLINE Floats min(Floats a, Floats b) { return _mm256_min_ps(a, b); }
     static ALWAYS_INLINE Floats max(Floats a, Floats b) { return _mm256_max_ps(a, b); }
     static ALWAYS_INLINE Floats abs(Floats x) { return _mm256_andnot_ps(all(-0.0f), x); }
+    // max(largest, |x|) where NaN is the largest of all: without the sign, the order of the bits is that of the numbers.
+    static ALWAYS_INLINE Floats larger(Floats largest, Floats x) {
+        return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(largest), _mm256_castps_si256(abs(x))));
+    }
     static ALWAYS_INLINE Floats round(Floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
     static ALWAYS_INLINE Ints to_ints(Floats x) { return _mm256_cvtps_epi32(x); }
     static ALWAYS_INLINE Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
@@ -48,6 +52,14 @@ struct Avx2 {
         const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
         const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    }
+
+    // The largest of magnitudes, NaN above all.
+    static ALWAYS_INLINE float largest_magnitude(Floats x) {
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+        const __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+        return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1))));
     }
 
     // An 8 x 8 block between registers: pairs, then quads, then halves change places.

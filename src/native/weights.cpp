@@ -1,5 +1,9 @@
 #include "weights.h"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <new>
 #include <stdexcept>
@@ -8,10 +12,9 @@ namespace shortlist {
 
 template <class T>
 Buffer<T> zeros(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    void* memory = std::aligned_alloc(64, bytes ? bytes : 64);
-    if (!memory) throw std::bad_alloc();
-    std::memset(memory, 0, bytes);
+    void* memory = nullptr;   // no byte more than asked for: the sanitizers see what reaches beyond
+    if (posix_memalign(&memory, 64, std::max<size_t>(count * sizeof(T), 1)) != 0) throw std::bad_alloc();
+    std::memset(memory, 0, count * sizeof(T));
     return Buffer<T>(static_cast<T*>(memory));
 }
 template Buffer<float> zeros(size_t);
@@ -78,25 +81,52 @@ uint32_t largest_magnitude(const float* x, int64_t count) {
 
 }   // namespace
 
-void load_row(const Tensor& tensor, int64_t row, float* out) {
-    const int64_t count = tensor.columns, first = row * count;
-    switch (tensor.kind) {
-        case Kind::kFloat32:
-            std::memcpy(out, static_cast<const char*>(tensor.data) + first * 4, static_cast<size_t>(count) * 4);
-            break;
+namespace {
+
+int64_t element_size(Kind kind) { return kind == Kind::kFloat32 ? 4 : kind == Kind::kInt8 ? 1 : 2; }
+
+void to_floats(Kind kind, const void* data, int64_t count, float scale, float* out) {
+    switch (kind) {
+        case Kind::kFloat32: std::memcpy(out, data, static_cast<size_t>(count) * 4); break;
         case Kind::kFloat16:
-            for (int64_t i = 0; i < count; i++) out[i] = from_float16(element<uint16_t>(tensor.data, first + i));
+            for (int64_t i = 0; i < count; i++) out[i] = from_float16(element<uint16_t>(data, i));
             break;
         case Kind::kBfloat16:
-            for (int64_t i = 0; i < count; i++) out[i] = from_bfloat16(element<uint16_t>(tensor.data, first + i));
+            for (int64_t i = 0; i < count; i++) out[i] = from_bfloat16(element<uint16_t>(data, i));
             break;
-        case Kind::kInt8: {
-            const float scale = element<float>(tensor.scales, row);
-            for (int64_t i = 0; i < count; i++) out[i] = static_cast<float>(element<int8_t>(tensor.data, first + i)) * scale;
+        case Kind::kInt8:
+            for (int64_t i = 0; i < count; i++) out[i] = static_cast<float>(element<int8_t>(data, i)) * scale;
             break;
+    }
+}
+
+void read_file(const Tensor& tensor, int64_t at, char* out, int64_t size) {
+    while (size > 0) {
+        const ssize_t got = pread(tensor.file, out, static_cast<size_t>(size), static_cast<off_t>(tensor.place + at));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) throw std::invalid_argument("tensor " + tensor.name + " cannot be read: its file was cut or is gone");
+        out += got, at += got, size -= got;
+    }
+}
+
+}   // namespace
+
+void load_row(const Tensor& tensor, int64_t row, float* out) {
+    const int64_t size = element_size(tensor.kind), first = row * tensor.columns * size, end = first + tensor.columns * size;
+    const float scale = tensor.kind == Kind::kInt8 ? element<float>(tensor.scales, row) : 1.0f;
+    if (tensor.file < 0 || row < kMappedRows) {
+        to_floats(tensor.kind, static_cast<const char*>(tensor.data) + first, tensor.columns, scale, out);
+    } else {
+        char piece[2048];
+        float* to = out;
+        for (int64_t at = first; at < end; at += static_cast<int64_t>(sizeof piece)) {
+            const int64_t bytes = std::min(end - at, static_cast<int64_t>(sizeof piece));
+            read_file(tensor, at, piece, bytes);
+            to_floats(tensor.kind, piece, bytes / size, scale, to);
+            to += bytes / size;
         }
     }
-    if (largest_magnitude(out, count) >= 0x7f800000) {
+    if (largest_magnitude(out, tensor.columns) >= 0x7f800000) {
         throw std::invalid_argument("tensor " + tensor.name + " holds NaN or infinity in row " + std::to_string(row));
     }
 }

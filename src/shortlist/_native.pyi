@@ -27,6 +27,8 @@ class Network:
         maxsim: bool,
         instruction_set: str,
         tensors: Mapping[str, npt.NDArray[Any]],
+        table_file: str,
+        table_place: int,
     ) -> None: ...
     def run(
         self,

@@ -54,6 +54,10 @@ class Encoder:
             raise ModelError(f"{card.name} is a {card.kind}, not an encoder. Load it with Reranker.load.")
         shared = table_folder(folder, card)
         engine = NativeEngine(read_network(folder, shared), precision=precision, threads=threads)
+        if card.dims != engine.hidden_size:
+            raise ModelError(
+                f"{card.name}: the card states dims={card.dims}, the network has {engine.hidden_size}. Correct it."
+            )
         return cls(folder, card, Tokenizer.load(shared), engine)
 
     @property
@@ -102,11 +106,9 @@ class Encoder:
         vectors, cut = np.empty((len(texts), self.dims), np.float32), np.zeros(len(texts), np.int32)
         for part in chunks(texts):
             tokens, cut[part.start : part.stop] = self._tokenize(texts[part.start : part.stop], kind)
-            vectors[part.start : part.stop] = self._engine.run(tokens, self.card.pooling)
+            vectors[part.start : part.stop] = self._normalized(self._engine.run(tokens, self.card.pooling))
             if progress is not None:
                 progress(part.stop, len(texts))
-        if self.card.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return vectors, cut
 
     def verify(self) -> list[str]:
@@ -118,6 +120,12 @@ class Encoder:
             for (text, numbers), row in zip(expected.items(), found, strict=True)
             if np.abs(row[: len(numbers)] - np.array(numbers)).max() > TOLERANCE
         ]
+
+    def _normalized(self, vectors: FloatArray) -> FloatArray:
+        """The vectors, of length 1 in place if the card says so."""
+        if self.card.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return vectors
 
     def _tokenize(self, texts: Sequence[str], kind: str) -> tuple[Tokens, IntArray]:
         prompt = self.card.prompt(kind)

@@ -82,6 +82,11 @@ class Reranker:
                 f"holds another. Remove that folder and run: shortlist models fetch {card.table}"
             )
         engine = NativeEngine(read_network(folder, shared), precision=precision, threads=threads)
+        if engine.labels != 1:
+            raise ModelError(
+                f"{card.name}: config.json or card.json states one label, the weights hold a score head with {engine.labels} "
+                f"(0 = none). Save the model again."
+            )
         card = card if window is None else replace(card, window=window)
         return cls(folder, card, Tokenizer.load(shared), engine)
 

@@ -275,6 +275,8 @@ class Tokenizer:
         words = _read(path)
         settings, config = _json(folder / "tokenizer_config.json"), _json(folder / "config.json")
         names = settings.get("model_input_names")
+        if names is not None and not isinstance(names, list):
+            raise ModelError(f"{folder / 'tokenizer_config.json'}: model_input_names={names!r:.80}; expected a list of names.")
         segments = config.get("type_vocab_size", 2) > 1 and (names is None or "token_type_ids" in names)
         return cls(words, pad_id=_pad_id(words, settings, config), segments=segments)
 

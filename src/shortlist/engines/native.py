@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from shortlist import _native
 from shortlist.errors import BadInput, ModelError
 from shortlist.models.network import HEADS, TABLE, Network
-from shortlist.models.weights import Array
+from shortlist.models.weights import Array, leave_mapped, mapped_place
 from shortlist.types import ByteArray, FloatArray, IntArray, Tokens
 
 PRECISIONS = ("int8", "float32")
 POOLINGS = ("cls", "mean", "none", "score")
+_MOST_THREADS = 4096
 
 
 class NativeEngine:
@@ -32,11 +34,12 @@ class NativeEngine:
     def __init__(self, network: Network, *, precision: str = "int8", threads: int | None = None) -> None:
         if precision not in PRECISIONS:
             raise BadInput(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
-        if threads is not None and threads < 1:
-            raise BadInput(f"threads={threads}; expected at least 1, or None for as many as this process may use.")
+        if threads is not None and not 1 <= threads <= _MOST_THREADS:
+            raise BadInput(f"threads={threads}; expected 1 to {_MOST_THREADS}, or None for as many as this process may use.")
         self._threads = threads or available_cpus()
         self._network = network
         self._instruction_set = chosen_instruction_set()
+        file, place = mapped_place(network.table)
         try:
             self._native = _native.Network(
                 hidden=network.hidden_size,
@@ -54,9 +57,13 @@ class NativeEngine:
                 maxsim=network.maxsim,
                 instruction_set=self._instruction_set,
                 tensors=_arrays(network),
+                table_file=file,
+                table_place=place,
             )
         except ValueError as error:
             raise ModelError(f"the network cannot be used: {error}.") from error
+        for array in (network.table, *network.tensors.values()):
+            leave_mapped(array)
 
     @property
     def hidden_size(self) -> int:
@@ -98,7 +105,8 @@ class NativeEngine:
         Where a network has one token type only, its states ignore segments.
 
         Raises BadInput for ids outside the vocabulary, empty or too long sequences, arrays of another type, and "score"
-        without a score head; ModelError when a row of the token table is NaN or infinite.
+        without a score head; ModelError when a row of the token table is NaN or infinite, or when the result is. Ctrl-C ends
+        a run after a block of about a thousand tokens; the engine is as good as before.
         """
         if pooling not in POOLINGS:
             raise BadInput(f"pooling={pooling!r}; expected one of {', '.join(POOLINGS)}.")
@@ -111,6 +119,8 @@ class NativeEngine:
             self._native.run(ids, segments, offsets, pooling, self._threads, out)
         except ValueError as error:
             raise ModelError(f"the network cannot be used: {error}.") from error
+        if not np.isfinite(out).all():
+            raise ModelError("the network gives NaN or infinity: some weights are far too large. Fetch or save it again.")
         return out
 
     def _checked(self, tokens: Tokens) -> tuple[IntArray, ByteArray, IntArray]:
@@ -171,23 +181,43 @@ def chosen_instruction_set() -> str:
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: its affinity, limited by the container's CPU quota; at least 1."""
+    """Processors that this process may use: its affinity, limited by the container's CPU quota (1.5 are 2); at least 1."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
-    return count if quota is None else max(1, min(count, round(quota)))
-
-
-def _cgroup_quota(root: Path) -> float | None:
-    """Processors' worth of time that the control group allows (version 2, else version 1); None without a limit."""
     try:
-        if (root / "cpu.max").is_file():
-            quota, period = (root / "cpu.max").read_text().split()[:2]
+        membership = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        membership = ""
+    quota = _cgroup_quota(Path("/sys/fs/cgroup"), membership)
+    return count if quota is None else max(1, min(count, int(quota + 0.5)))
+
+
+def _cgroup_quota(root: Path, membership: str = "") -> float | None:
+    """Processors' worth of time that this process's control group and all groups above it allow; None without a limit.
+
+    `membership` is what /proc/self/cgroup says: "0::/group" in version 2, "4:cpu,cpuacct:/group" in version 1. In a container
+    the group is often one that only the host can see; then the limit stands at the root.
+    """
+    folders = [root, root / "cpu"]
+    for line in membership.splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        parts = PurePosixPath(group).parts[1:]
+        if ".." not in parts and (not controllers or "cpu" in controllers.split(",")):
+            base = root / "cpu" if controllers else root
+            folders += [base.joinpath(*parts[: i + 1]) for i in range(len(parts))]
+    return min(filter(None, map(_cgroup_limit, folders)), default=None)
+
+
+def _cgroup_limit(folder: Path) -> float | None:
+    """The limit of one control group, version 2 or 1; None if there is none or no such group."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()[:2]
         else:
-            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         limit = float(quota) / float(period)
     except (OSError, ValueError, ZeroDivisionError):  # no control groups here, or "max": no limit
         return None
-    return limit if limit > 0 else None
+    return limit if 0 < limit < math.inf else None
 
 
 def _arrays(network: Network) -> dict[str, Array]:

@@ -12,16 +12,19 @@ rule of sentence-transformers holds (mean over all tokens, not normalised, no pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from shortlist.errors import ModelError, ModelNotFound
 from shortlist.models.files import SHARDS, WEIGHTS, read_json, read_json_value
 
 _TEMPERATURES: Final = (0.01, 100)
+_LARGEST: Final = 1e30  # number of a vector or a score
+_MODULE_FOLDER: Final = re.compile(r"[\w.-]{0,100}", re.ASCII)
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -110,30 +113,72 @@ def _frozen(value: Any) -> Any:
     return value
 
 
+def _is_text(value: object) -> bool:
+    """Well-formed: JSON can spell lone surrogates, which no tokenizer takes."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_is_text, value))
+
+
+def _is_mapping(value: object, of: Callable[[object], bool]) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, value)) and all(map(of, value.values()))
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(_is_number(v) and abs(v) < _LARGEST for v in value)
+
+
+# What a field of the card must be, for every field but kind and pooling: in words, and as a check.
+_TEXT: Final = ("a text", _is_text)
+_FLAG: Final = ("true or false", lambda value: isinstance(value, bool))
+_SIZE: Final = ("a whole number from 1 on", lambda value: _is_whole(value) and value >= 1)
+_TEXTS: Final = ("a list of texts", _is_texts)
+_TEXT_BY_NAME: Final = ("an object of texts", lambda value: _is_mapping(value, _is_text))
+_EXPECTED: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    **dict.fromkeys(("name", "licence", "training_data", "source", "table", "table_fingerprint"), _TEXT),
+    **dict.fromkeys(("normalize", "lowercase", "segments"), _FLAG),
+    **dict.fromkeys(("dims", "layers"), _SIZE),
+    **dict.fromkeys(("languages", "notes"), _TEXTS),
+    **dict.fromkeys(("prompts", "sha256"), _TEXT_BY_NAME),
+    "max_tokens": ("a whole number from 8 on", lambda value: _is_whole(value) and value >= 8),
+    "labels": ("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0),
+    "window": ("a whole number of tokens, or 0 for none", lambda value: _is_whole(value) and value >= 0),
+    "fusion_weight": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "temperature": (
+        f"a number from {_TEMPERATURES[0]} to {_TEMPERATURES[1]}, or 0 for none",
+        lambda value: _is_number(value) and (value == 0 or _TEMPERATURES[0] <= value <= _TEMPERATURES[1]),
+    ),
+    "canonical": ("an object of lists of numbers", lambda value: _is_mapping(value, _is_numbers)),
+}
+
+
 def _checked(card: ModelCard, folder: Path) -> ModelCard:
     if card.kind not in ("encoder", "reranker"):
         raise ModelError(f"{folder}: kind={card.kind!r} in card.json; expected 'encoder' or 'reranker'.")
     if card.pooling not in ("mean", "cls", "score") or (card.pooling == "score") != (card.kind == "reranker"):
         raise ModelError(f"{folder}: pooling={card.pooling!r} of a model of kind {card.kind!r} is not supported.")
-    if not (isinstance(card.max_tokens, int) and card.max_tokens >= 8):
-        raise ModelError(f"{folder}: max_tokens={card.max_tokens!r}; expected at least 8.")
-    if not isinstance(card.segments, bool):
-        raise ModelError(f"{folder}: segments={card.segments!r}; expected true or false.")
-    if not isinstance(card.window, int) or isinstance(card.window, bool) or card.window < 0:
-        raise ModelError(f"{folder}: window={card.window!r}; expected a whole number of tokens, or 0 for none.")
-    low, high = _TEMPERATURES
-    number = isinstance(card.temperature, int | float) and not isinstance(card.temperature, bool)
-    if not number or not (card.temperature == 0 or low <= card.temperature <= high):
-        raise ModelError(
-            f"{folder}: temperature={card.temperature!r:.40}; expected a number from {low} to {high}, or 0 for none."
-        )
+    for name, (words, fits) in _EXPECTED.items():
+        if not fits(value := getattr(card, name)):
+            raise ModelError(f"{folder}: {name}={value!r:.80}; expected {words}. Correct its card.json or the file it is from.")
     return card
 
 
 def _transformers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What config.json and tokenizer_config.json say."""
-    architecture = (config.get("architectures") or [""])[0]
-    reranker = architecture.endswith("ForSequenceClassification")
+    architectures = config.get("architectures") or [""]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ModelError(f"{folder / 'config.json'}: architectures={architectures!r:.80}; expected a list of names.")
+    reranker = architectures[0].endswith("ForSequenceClassification")
     facts: dict[str, Any] = {
         "kind": "reranker" if reranker else "encoder",
         "pooling": "score" if reranker else "mean",
@@ -142,7 +187,8 @@ def _transformers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         "max_tokens": _longest_input(folder, config),
     }
     if reranker:
-        facts["labels"] = len(config.get("id2label") or {}) or int(config.get("num_labels", 2))
+        named = config.get("id2label")
+        facts["labels"] = len(named) if named and isinstance(named, dict) else config.get("num_labels", 2)
     else:
         facts["notes"] = ("pooling and prompts are not stated: mean over all tokens, not normalised, no prompts",)
     return facts
@@ -151,8 +197,7 @@ def _transformers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def _sentence_transformers(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """What modules.json and the files that it names say, on top of config.json."""
     facts = _transformers(folder, config)
-    modules = read_json_value(folder / "modules.json")
-    kinds = {str(m["type"]).rpartition(".")[2]: str(m.get("path", "")) for m in modules}
+    kinds = _modules(folder / "modules.json")
     foreign = sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"})
     if foreign:
         raise ModelError(
@@ -161,7 +206,7 @@ def _sentence_transformers(folder: Path, config: dict[str, Any]) -> dict[str, An
     if facts["kind"] == "reranker":
         return facts
     transformer = _optional(folder / kinds.get("Transformer", "") / "sentence_bert_config.json")
-    prompts, notes = _prompts(_optional(folder / "config_sentence_transformers.json"))
+    prompts, notes = _prompts(folder / "config_sentence_transformers.json")
     facts |= {
         "pooling": _pooling(folder / kinds.get("Pooling", "1_Pooling") / "config.json"),
         "normalize": "Normalize" in kinds,
@@ -170,7 +215,7 @@ def _sentence_transformers(folder: Path, config: dict[str, Any]) -> dict[str, An
         "notes": notes,
     }
     longest = transformer.get("max_seq_length")
-    if isinstance(longest, int):
+    if _is_whole(longest):
         facts["max_tokens"] = min(longest, facts["max_tokens"])
     return facts
 
@@ -182,14 +227,26 @@ LAYOUTS: Final[tuple[tuple[str, Callable[[Path, dict[str, Any]], dict[str, Any]]
 )
 
 
+def _modules(path: Path) -> dict[str, str]:
+    """{kind of module: folder of its settings} from modules.json."""
+    modules = read_json_value(path)
+    if not isinstance(modules, list) or not all(isinstance(m, dict) and isinstance(m.get("type"), str) for m in modules):
+        raise ModelError(f"{path}: expected a list of modules, each with its type.")
+    kinds = {m["type"].rpartition(".")[2]: m.get("path", "") for m in modules}
+    for kind, place in kinds.items():
+        if not isinstance(place, str) or not _MODULE_FOLDER.fullmatch(place) or place.startswith(".."):
+            raise ModelError(f"{path}: {kind} is placed in {place!r:.80}; expected the name of a folder beside it.")
+    return kinds
+
+
 def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
 def _positive(folder: Path, config: dict[str, Any], key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise ModelError(f"{folder / 'config.json'}: {key}={value!r}; expected a positive number. Is it a BERT-like model?")
+    if not _is_whole(value) or value < 1:
+        raise ModelError(f"{folder / 'config.json'}: {key}={value!r:.80}; expected a positive number. Is it a BERT-like model?")
     return value
 
 
@@ -197,9 +254,12 @@ def _longest_input(folder: Path, config: dict[str, Any]) -> int:
     """Usable positions (RoBERTa keeps pad_token_id + 1 of them), or fewer if the tokenizer says so."""
     positions = _positive(folder, config, "max_position_embeddings")
     if "roberta" in str(config.get("model_type", "")):
-        positions -= int(config.get("pad_token_id", 1)) + 1
+        padding = config.get("pad_token_id", 1)
+        if not _is_whole(padding):
+            raise ModelError(f"{folder / 'config.json'}: pad_token_id={padding!r:.80}; expected a token id.")
+        positions -= padding + 1
     stated = _optional(folder / "tokenizer_config.json").get("model_max_length")
-    return min(positions, int(stated)) if isinstance(stated, (int, float)) and stated >= 1 else positions
+    return int(min(positions, stated)) if _is_number(stated) and stated >= 1 else positions
 
 
 def _pooling(path: Path) -> str:
@@ -213,10 +273,15 @@ def _pooling(path: Path) -> str:
     return str(on[0])
 
 
-def _prompts(settings: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _prompts(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     """Prompts of queries and passages ("passage" is also called "document"); a default prompt holds for both."""
-    stated = settings.get("prompts") or {}
-    default = stated.get(settings.get("default_prompt_name") or "", "")
+    settings = _optional(path)
+    stated, name = settings.get("prompts") or {}, settings.get("default_prompt_name") or ""
+    if not isinstance(stated, dict) or not isinstance(name, str):
+        raise ModelError(
+            f"{path}: prompts={stated!r:.80}, default_prompt_name={name!r:.80}; expected texts by name, and a name."
+        )
+    default = stated.get(name, "")
     passage = stated.get("passage") or stated.get("document") or default
     prompts = {"query": stated.get("query") or default, "passage": passage}
     return prompts, () if stated else ("prompts are not stated: none are used",)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from shortlist.models.files import SHARDS, WEIGHTS, read_json
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the format's reference implementation
+# Three times what the largest network that this engine runs needs. Parsing takes up to thirty times the bytes.
+_MAX_HEADER_BYTES = 10_000_000
+_MAX_ELEMENTS = 2**40  # of a tensor without bytes, too: numpy cannot shape what is larger
 # numpy has no bfloat16: its bits travel as uint16.
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}
 _OTHER_TYPE_BYTES = {
@@ -101,6 +104,29 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     }
 
 
+def mapped_place(array: Array) -> tuple[str, int]:
+    """(file, byte) where a view of a mapped file begins; ("", 0) for an array that lies in memory."""
+    whole = _whole(array)
+    if whole is None or whole.filename is None:
+        return "", 0
+    return str(whole.filename), array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+
+
+def leave_mapped(array: Array) -> None:
+    """Takes the mapped file that a view belongs to out of this process's memory; what is touched again comes back."""
+    whole = _whole(array)
+    if whole is not None and isinstance(whole.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        whole.base.madvise(mmap.MADV_DONTNEED)
+
+
+def _whole(array: Array) -> np.memmap[Any, Any] | None:
+    """The map of the whole file that `read_safetensors` made."""
+    whole: Any = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    return whole if isinstance(whole, np.memmap) and not whole.flags.writeable else None
+
+
 @dataclass(frozen=True)
 class _Entry:
     type: str
@@ -149,6 +175,8 @@ def _entry(path: Path, name: str, value: Any) -> _Entry:
         raise ModelError(f"{path}: tensor {name!r} has shape {shape} at {begin}..{end}; expected whole numbers from 0 on.")
     if not isinstance(kind, str) or (kind not in _TYPES and kind not in _OTHER_TYPE_BYTES):
         raise ModelError(f"{path}: tensor {name!r} is of the unknown type {kind!r}.")
+    if math.prod(max(n, 1) for n in shape) > _MAX_ELEMENTS:
+        raise ModelError(f"{path}: tensor {name!r} has the absurd shape {shape!s:.80}.")
     item = np.dtype(_TYPES[kind]).itemsize if kind in _TYPES else _OTHER_TYPE_BYTES[kind]
     if end - begin != math.prod(shape) * item:
         raise ModelError(f"{path}: tensor {name!r} ({kind}, shape {list(shape)}) does not fit its {end - begin} bytes.")

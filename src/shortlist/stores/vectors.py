@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist import _native
+from shortlist.engines.native import available_cpus
 from shortlist.quantize import to_int8
 from shortlist.stores.durable import CheckedMap, block_sums
 from shortlist.types import ByteArray, FloatArray
@@ -75,7 +76,7 @@ class Vectors:
         """
         values, scales = to_int8(query[None, :])
         data = self._all()
-        threads = 1 if data.nbytes < _PARALLEL_BYTES else min(4, os.cpu_count() or 1)
+        threads = 1 if data.nbytes < _PARALLEL_BYTES else min(4, available_cpus())
         slots, scores = _native.scan_int8(data, self.dims, stride(self.dims), values[0], dead, k, threads)
         return slots, scores * scales[0]
 

@@ -1,0 +1,107 @@
+"""Memory: flat whatever is handed over, and what a vocabulary of 250,000 pieces costs, part by part."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="this system does not tell memory apart")
+
+MEASURE = """
+import json, re, sys
+from pathlib import Path
+
+def resident_mb():
+    parts = dict(re.findall(r"(\\w+): +(\\d+) kB", Path("/proc/self/smaps_rollup").read_text()))
+    return int(parts["Rss"]) / 1024
+
+def peak_mb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+"""
+
+
+def measured(script: str, *arguments: str | Path) -> dict[str, float]:
+    """What a script prints as JSON, run in a process of its own."""
+    command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert found.returncode == 0, found.stderr
+    return dict(json.loads(found.stdout))
+
+
+FLAT = """
+import numpy as np
+from shortlist.encoder import Encoder
+from shortlist.reranker import Reranker
+
+encoder, reranker = Encoder.load(sys.argv[1], threads=2), Reranker.load(sys.argv[2], threads=2)
+draw = np.random.default_rng(0)
+texts = [("museums of 柏林 " * 40)[: int(n)] for n in draw.integers(1, 250, 2500)]
+
+def work(batch):
+    encoder.encode(batch)
+    reranker.score("how many people?", batch)
+
+for batch in (texts[:600], ["x y " * 20_000] * 4):
+    work(batch)
+before = peak_mb()
+for size in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 255, 256, 257, 377, 610, 800, 987, 2500):
+    work(texts[:size])
+many = peak_mb()
+for long in (["x y " * 50_000] * 10, ["x y " * 1_000_000], ["museum " * 300] * 500):
+    work(long)
+print(json.dumps({"before": before, "many": many, "long": peak_mb()}))
+"""
+
+
+def test_memory_does_not_grow_with_the_batch(tiny_encoder_folder: Path, tiny_reranker_folder: Path) -> None:
+    """After a few internal batches of every kind the peak hardly moves, with 2,500 texts, or with megabytes of text."""
+    found = measured(FLAT, tiny_encoder_folder, tiny_reranker_folder)
+    assert found["many"] - found["before"] < 24  # 300,000 tokens at once would take 50
+    assert found["long"] - found["before"] < 64  # a million tokens at once would take more than 100
+
+
+VOCABULARY = """
+from shortlist import models
+import shortlist.encoder, shortlist.index
+from shortlist.engines.native import NativeEngine
+from shortlist.models.network import read_network
+from shortlist.tokens import Tokenizer
+
+marks = [resident_mb()]
+folder = models.resolve("shortlist-embed")
+engine = NativeEngine(read_network(folder), threads=2)
+marks.append(resident_mb())
+loading = peak_mb()
+tokenizer = Tokenizer.load(folder)
+marks.append(resident_mb())
+encoder = shortlist.encoder.Encoder(folder, models.read_card(folder), tokenizer, engine)
+# Pieces from all over the vocabulary: the worst that texts can do to a table that is read row by row.
+pieces = [piece.strip("\\u2581") for piece in tokenizer.pieces(range(4, 250_000, 14))]
+for i in range(0, len(pieces), 50):
+    encoder.encode([" ".join(pieces[i : i + 50])])
+encoder.encode([" ".join(pieces[i : i + 50]) for i in range(0, len(pieces) // 4, 50)])
+marks.append(resident_mb())
+steps = [b - a for a, b in zip(marks, marks[1:])]
+print(json.dumps(dict(zip(("imports", "network", "tokenizer", "work"), (marks[0], *steps))) | {"loading": loading}))
+"""
+
+
+@pytest.mark.weights
+def test_a_vocabulary_of_250000_pieces_costs_little(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of 192 MB stays in its file, whatever texts touch: all but the tokenizer is within 150 MB at any time.
+
+    Measured: imports 38 MB, network 21 (its body as int8), work 35 (buffers of two threads, the table's frequent rows), loading
+    100 at most (the body's float16 pages are mapped until they are packed).
+    """
+    found = measured(VOCABULARY)
+    with capsys.disabled():
+        sys.stdout.write(f"\nMB: { ({part: round(size, 1) for part, size in found.items()}) }\n")
+    assert found["network"] < 30
+    assert found["work"] < 60
+    assert found["imports"] + found["network"] + found["work"] < 125
+    assert found["loading"] < 125
+    assert found["tokenizer"] < 320  # the tokenizers library's tables of a vocabulary; no text changes them
