@@ -1,13 +1,14 @@
 # make demo   from a fresh clone to ranked answers on real text
 # make test   everything the suite needs, then the suite
 # make native-test   the kernels of every instruction set that runs here, and ARM's under an emulator, against the portable ones
+# make bench-encoder   our engine beside its peers; needs a quiet machine for a quarter of an hour
 PYTHON ?= python3
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test native-test oracle sanitize lint clean
+.PHONY: demo test native-test oracle sanitize bench-encoder lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -47,8 +48,8 @@ oracle: $(VENV)/test
 # The native code under the address and undefined-behaviour sanitizers, built in a place of its own. Leaks are not looked for: the
 # interpreter itself keeps memory to its end. libstdc++ comes along because libasan must know it before the first exception.
 SANITIZED := build/sanitize
-SANITIZE_TESTS := tests/unit/test_engine.py tests/unit/test_table_rows.py tests/unit/test_tokens.py tests/unit/test_encoder.py \
-  tests/unit/test_reranker.py tests/unit/test_vectors.py tests/unit/test_postings.py \
+SANITIZE_TESTS := tests/unit/test_engine.py tests/unit/test_table_rows.py tests/unit/test_tokens.py tests/unit/test_unigram.py \
+  tests/unit/test_encoder.py tests/unit/test_reranker.py tests/unit/test_vectors.py tests/unit/test_postings.py \
   tests/hostile/test_safetensors.py tests/hostile/test_index_damage.py tests/hostile/test_index_input.py \
   tests/hostile/test_processes.py::test_one_encoder_and_one_reranker_for_eight_threads
 
@@ -62,6 +63,17 @@ sanitize: $(SANITIZED)/built
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	  $(SANITIZED)/venv/bin/python -m pytest --capture=sys -q -p no:cacheprovider $(SANITIZE_TESTS)
+
+# Apart from $(VENV), because the peers pin versions of their own. QUICK=--quick for a few minutes, TUNE=--tune to try settings again.
+build/bench-venv/ready: bench/requirements-encoder.txt pyproject.toml CMakeLists.txt $(wildcard src/native/*)
+	$(PYTHON) -m venv build/bench-venv
+	build/bench-venv/bin/python -m pip install --quiet torch==2.13.0
+	build/bench-venv/bin/python -m pip install --quiet -r bench/requirements-encoder.txt --editable '.[hub]'
+	touch $@
+
+bench-encoder: build/bench-venv/ready
+	build/bench-venv/bin/shortlist models fetch shortlist-embed shortlist-embed-en
+	build/bench-venv/bin/python bench/encoder.py $(QUICK) $(TUNE)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

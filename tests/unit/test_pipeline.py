@@ -21,7 +21,9 @@ def index(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reranker(tiny_reranker_folder):
-    return Reranker.load(tiny_reranker_folder)
+    reranker = Reranker.load(tiny_reranker_folder)
+    reranker.card = replace(reranker.card, fusion_weight=0.3)
+    return reranker
 
 
 @pytest.fixture(scope="module")
