@@ -228,9 +228,8 @@ class Worker {
         const auto attention = config_.int8 ? kernels_.attention_int16 : kernels_.attention;
         for (int h = 0; h < config_.heads; h++) {
             const int column = h * network_.head_width_;
-            attention({query + column, query + column, heads_width_, queries, keys + column,
-                                keys + heads_width_ + column, 2 * heads_width_, start(i + 1) - start(i), network_.head_width_,
-                                scale, scratch_.get()});
+            attention({query + column, query + column, heads_width_, queries, keys + column, keys + heads_width_ + column,
+                       2 * heads_width_, start(i + 1) - start(i), network_.head_width_, scale, scratch_.get()});
         }
     }
 
