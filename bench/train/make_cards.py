@@ -59,7 +59,7 @@ def evaluation(name: str, size: str, work: Path) -> dict:
 
 def beside(name: str, size: str, work: Path) -> dict[str, tuple[int, float, float]]:
     """Other sizes, and the network before training, over the questions that they and this one scored."""
-    others = {f"two-stage with size {s}": f"shortlist-rerank-{s}" for s in ("L-2", "L-4", "L-6", "L-12") if s != size}
+    others = {f"two-stage with size {s}": f"shortlist-rerank-{s}" for s in ("L-2", "L-4", "L-6") if s != size}
     others["the same network before training (MaxSim alone), two-stage"] = f"untrained-{size}.w128"
     weight, found = read(ROOT / "models" / name / "card.json")["fusion_weight"], {}
     for words, other in others.items():

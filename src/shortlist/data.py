@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shortlist.errors import BadInput
+from shortlist.models.files import replace_file
 from shortlist.text import split_passages
 from shortlist.types import Json, Passage, Qrels, Run
 
@@ -324,7 +324,9 @@ def write_run(run: Run, path: StrPath) -> None:
     target = Path(path)
     _checked_token(run.name, "the run's name")
     text = "".join(line for query_id in run for line in _run_lines(run, query_id)).encode("utf-8")
-    _write_atomically(target, gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)
+    if not target.parent.is_dir():
+        raise BadInput(f"{target}: the folder {target.parent} does not exist. Create it first.")
+    replace_file(target, gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)
 
 
 def _run_lines(run: Run, query_id: str) -> Iterator[str]:
@@ -341,25 +343,6 @@ def _run_lines(run: Run, query_id: str) -> Iterator[str]:
 def _checked_token(value: str, what: str) -> None:
     if not value or len(value.split()) != 1 or value != value.strip():
         raise BadInput(f"{what} {value!r} is empty or holds white space, which a TREC run cannot carry. Rename it.")
-
-
-def _write_atomically(target: Path, content: bytes) -> None:
-    """Write beside the target, sync, rename: an interrupted write leaves the old file as it was."""
-    if not target.parent.is_dir():
-        raise BadInput(f"{target}: the folder {target.parent} does not exist. Create it first.")
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 # --- lines and cells --------------------------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def replace_file(path: Path, content: bytes | memoryview) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(draft).chmod(0o644)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(draft).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
         Path(draft).replace(path)
     except BaseException:
         Path(draft).unlink(missing_ok=True)
