@@ -24,6 +24,7 @@ from shortlist.errors import BadInput, ModelError, ModelNotFound
 from shortlist.models import Available, ModelCard
 from shortlist.models.files import read_json
 from shortlist.models.network import MAXSIM
+from shortlist.models.packing import BITS, pack
 from shortlist.models.registry import find, table_folder
 from shortlist.models.weights import read_folder, type_name
 from shortlist.reranker import FAMILY, Reranker
@@ -72,12 +73,18 @@ def add_verbs(verbs: Any) -> None:
 
     parser = verbs.add_parser(
         "models",
-        help="list, show, fetch and verify models",
-        description="Models on this machine and in the registry. Nothing is downloaded except by `fetch`.",
-        **example("shortlist models show shortlist-rerank    or    shortlist models fetch shortlist-embed"),
+        help="list, show, fetch, verify and pack models",
+        description="Models on this machine and in the registry. Nothing is downloaded except by `fetch`; `pack` writes a copy "
+        "with smaller weights.",
+        **example(
+            "shortlist models show shortlist-rerank    or    shortlist models fetch shortlist-embed\n"
+            "  shortlist models pack shortlist-embed -o small-embed --bits 4"
+        ),
     )
-    parser.add_argument("action", choices=("list", "show", "fetch", "verify"), nargs="?", default="list")
+    parser.add_argument("action", choices=("list", "show", "fetch", "verify", "pack"), nargs="?", default="list")
     parser.add_argument("names", nargs="*", metavar="NAME", help="registry name, folder, or ORG/NAME on the hub")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="pack: the new folder")
+    parser.add_argument("--bits", type=int, choices=BITS, default=8, help="pack: of a weight (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="list and show: one JSON line a model")
     parser.set_defaults(verb=run_models)
 
@@ -151,7 +158,7 @@ def _as_given(query: str, passages: list[Passage]) -> Ranking:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    """List, show, fetch or verify."""
+    """List, show, fetch, verify or pack."""
     if args.action == "list":
         return _list_models(args)
     if not args.names:
@@ -160,6 +167,8 @@ def run_models(args: argparse.Namespace) -> int:
         return _show_models(args)
     if args.json:
         raise BadInput(f"`shortlist models {args.action}` has no --json; `list` and `show` have it. Leave it away.")
+    if args.action == "pack":
+        return _pack_model(args)
     problems = 0
     for name in args.names:
         if args.action == "fetch":
@@ -177,6 +186,18 @@ def run_models(args: argparse.Namespace) -> int:
         if not found:
             complain(f"{name}: files, checksums and canonical results are right")
     return 1 if problems else 0
+
+
+def _pack_model(args: argparse.Namespace) -> int:
+    """Write the packed copy and say what became smaller."""
+    if len(args.names) != 1 or args.output is None:
+        raise BadInput("`shortlist models pack` takes one model and a new folder: shortlist models pack NAME -o DIR.")
+    source = models.resolve(args.names[0])
+    with working(f"packing {args.names[0]}"):
+        pack(source, args.output, bits=args.bits)
+    before, after = (sum(f.stat().st_size for f in d.rglob("*.safetensors")) for d in (source, args.output))
+    complain(f"{args.output}: weights of {_in_millions(after)} MB, were {_in_millions(before)} MB")
+    return 0
 
 
 def _list_models(args: argparse.Namespace) -> int:

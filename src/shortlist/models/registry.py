@@ -15,7 +15,7 @@ from shortlist.models.catalogue import ENTRIES, FAMILIES, Entry, Family
 from shortlist.models.files import read_json, sha256
 from shortlist.models.fingerprint import fingerprint, table_fingerprint
 from shortlist.models.network import TABLE
-from shortlist.models.weights import read_folder
+from shortlist.models.weights import read_folder, type_name
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -194,7 +194,8 @@ def parameters(folder: Path) -> tuple[int, int]:
     rows, columns = config.get("vocab_size"), config.get("hidden_size")
     if not isinstance(rows, int) or not isinstance(columns, int):
         raise ModelError(f"{folder / 'config.json'}: vocab_size={rows!r}, hidden_size={columns!r}; expected whole numbers.")
-    own = sum(array.size for name, array in read_folder(folder).items() if not name.endswith((TABLE, "_scale")))
+    numbers = {n: a for n, a in read_folder(folder).items() if not n.endswith((TABLE, "_scale"))}
+    own = sum(a.size * (2 if type_name(a) == "U8" else 1) for a in numbers.values())  # 4-bit ones: two a byte
     return own, rows * columns
 
 

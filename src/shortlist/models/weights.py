@@ -27,7 +27,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _MAX_HEADER_BYTES = 10_000_000
 _MAX_ELEMENTS = 2**40  # of a tensor without bytes, too: numpy cannot shape what is larger
 # numpy has no bfloat16: its bits travel as uint16.
-_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}
+_TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1", "U8": "|u1"}
 _OTHER_TYPE_BYTES = {
     "F64": 8,
     "I64": 8,
@@ -36,7 +36,6 @@ _OTHER_TYPE_BYTES = {
     "U32": 4,
     "I16": 2,
     "U16": 2,
-    "U8": 1,
     "BOOL": 1,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
