@@ -22,6 +22,7 @@ HOME = {
     "compare": "searching",
     "run": "lab",
     "eval": "lab",
+    "bench": "timing",
     "encode": "modelling",
     "rerank": "modelling",
     "models": "modelling",
