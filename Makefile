@@ -16,7 +16,7 @@ $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	touch $@
 
 $(VENV)/test: $(VENV)/base
-	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,mcp,test]'
 	touch $@
 
 demo: $(VENV)/base
@@ -41,7 +41,7 @@ native-test:
 # The comparison with torch, sentence-transformers, onnxruntime and others, and the training; installs torch.
 oracle: $(VENV)/test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,test,oracle]'
+	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,mcp,test,oracle]'
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
 	$(BIN)/python -m pytest -m oracle
 

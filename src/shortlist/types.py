@@ -81,6 +81,21 @@ class Ranking(Sequence[Hit]):
         lines = [f"{rank:3d}  {hit.score:9.4f}  {hit.id}  {_preview(hit)}" for rank, hit in enumerate(self.hits, 1)]
         return "\n".join([self.query, *lines])
 
+    def _repr_html_(self) -> str:
+        """The ranking as a table, for notebooks."""
+        from html import escape
+
+        stages = [stage for stage in ("bm25", "dense", "rerank") if any(stage in hit.ranks for hit in self.hits)]
+        head = "".join(f"<th>{name}</th>" for name in ("#", "score", *(f"{stage} place" for stage in stages)))
+        rows = [f'<tr>{head}<th style="text-align:left">passage</th></tr>']
+        for place, hit in enumerate(self.hits, 1):
+            cells = [str(place), f"{hit.score:.3f}", *(str(hit.ranks.get(stage, "–")) for stage in stages)]
+            text = f'<td dir="auto" style="text-align:start">{escape(_preview(hit, 300))}</td>'
+            rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}{text}</tr>")
+        spent = " · ".join(f"{stage.removesuffix('_ms')} {ms:.1f} ms" for stage, ms in self.timings.items())
+        notes = "".join(f"<br>{escape(note)}" for note in self.notes)
+        return f"<b dir='auto'>{escape(self.query)}</b><table>{''.join(rows)}</table><small>{spent}{notes}</small>"
+
 
 def _preview(hit: Hit, width: int = 90) -> str:
     text = "" if hit.passage is None else " ".join(hit.passage.content.split())

@@ -10,7 +10,7 @@ from shortlist import cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language, text=README):
@@ -18,7 +18,7 @@ def blocks(language, text=README):
 
 
 def commands():
-    lines = "\n".join([*blocks("sh"), *blocks("sh", TRAINING)]).splitlines()
+    lines = "\n".join(block for page in PAGES for block in blocks("sh", page.read_text(encoding="utf-8"))).splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("shortlist ")]
 
 
@@ -36,7 +36,7 @@ def test_the_make_targets_exist():
 
 
 def test_local_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "training.md"):
+    for document in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not link.startswith("http"):
                 assert (document.parent / link).exists(), f"{document.name} links to {link}"

@@ -20,7 +20,7 @@ ROWS = [
     ("index",),
     ("pipeline",),
     ("latency", "train"),
-    ("cli", "__main__"),
+    ("mcp", "cli", "__main__"),
 ]
 ROW = {name: number for number, names in enumerate(ROWS, 1) for name in names}
 PLACE = {name: place for place, name in enumerate(name for names in ROWS for name in names)}

@@ -27,6 +27,7 @@ HOME = {
     "rerank": "modelling",
     "models": "modelling",
     "train": "training",
+    "mcp": "agents",
     "doctor": "machine",
 }
 """Verb -> the module here that registers it: of a command only that one is imported."""
