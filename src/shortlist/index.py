@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from shortlist.analyze import analyzer as named_analyzer
 from shortlist.errors import BadInput, ModelMismatch
+from shortlist.filters import Where
+from shortlist.filters import checked as checked_filter
 from shortlist.fuse import rrf, weighted_sum
 from shortlist.quantize import checked_vectors, to_half
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
@@ -36,10 +38,21 @@ _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What an `add` did: passages stored, and how many of them were too long for the encoder and were cut for it."""
+    """What an `add` or an `upsert` did.
+
+    count      passages that are new
+    truncated  how many of those that were stored are too long for the encoder and were cut for it
+    replaced   passages that took the place of another one with their id
+    unchanged  passages that the index held already, word for word: nothing was done
+    """
 
     count: int
     truncated: int
+    replaced: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: Added) -> Added:
+        return Added(*(getattr(self, name) + getattr(other, name) for name in ("count", "truncated", "replaced", "unchanged")))
 
 
 class Index:
@@ -163,27 +176,61 @@ class Index:
         that is no str or holds lone surrogates, and metadata that JSON cannot hold. NUL and other control characters become
         spaces.
         """
+        return self._store_all(passages, self._add_batch, progress)
+
+    def upsert(self, passages: Iterable[Passage], *, progress: Callable[[int, int | None], None] | None = None) -> Added:
+        """Add passages, and replace those whose ids the index holds; durable when it returns.
+
+        One that is there already with the same text, title, lang and metadata is neither encoded nor written again, so that a
+        nightly pass over all files costs what has changed. Passages count one after the other: of several with one id the last
+        one stays. All else, errors too, is as with `add`; readers see of a replaced passage the old one or the new one.
+        """
+        return self._store_all(passages, self._upsert_batch, progress)
+
+    def _store_all(
+        self,
+        passages: Iterable[Passage],
+        store: Callable[[Sequence[Passage], Callable[[int, int | None], None]], Added],
+        progress: Callable[[int, int | None], None] | None,
+    ) -> Added:
         if isinstance(passages, Passage):
-            raise BadInput("add() takes an iterable of passages; for a single one write add([passage]).")
+            raise BadInput("expected an iterable of passages; a single one goes into a list: [passage].")
         self._store.refuse_reader()
         total = len(passages) if isinstance(passages, Sized) else None
         say = progress or (lambda done, total: None)
-        added = Added(0, 0)
+        added, done = Added(0, 0), 0
         try:
             for batch in _batches(passages):
-                stored = added.count
-                truncated = self._add_batch(batch, partial(_say_further, say, stored, total))
-                added = Added(stored + len(batch), added.truncated + truncated)
-                say(added.count, total)
+                added += store(batch, partial(_say_further, say, done, total))
+                done += len(batch)
+                say(done, total)
         except BadInput as error:
-            if added.count:
-                raise BadInput(f"{error} The {added.count} passages of the batches before it are stored.") from error
+            if done:
+                raise BadInput(f"{error} The {done} passages of the batches before it are stored.") from error
             raise
         return added
 
-    def _add_batch(self, batch: Sequence[Passage], progress: Callable[[int, int | None], None]) -> int:
-        """Store a batch of checked passages; returns how many were cut for the encoder."""
+    def _add_batch(self, batch: Sequence[Passage], progress: Callable[[int, int | None], None]) -> Added:
         self._refuse_known(batch)
+        return Added(len(batch), self._append(batch, progress))
+
+    def _upsert_batch(self, batch: Sequence[Passage], progress: Callable[[int, int | None], None]) -> Added:
+        held = self._store.snapshot().get([passage.id for passage in batch])
+        changed: dict[str, Passage] = {}
+        new = 0
+        unchanged = 0
+        for passage in batch:
+            old = changed.get(passage.id) or held.get(passage.id)
+            if old is not None and _same(old, passage):
+                unchanged += 1
+                continue
+            new += old is None
+            changed[passage.id] = passage
+        truncated = self._append(list(changed.values()), progress, replacing=True) if changed else 0
+        return Added(new, truncated, len(batch) - new - unchanged, unchanged)
+
+    def _append(self, batch: Sequence[Passage], progress: Callable[[int, int | None], None], *, replacing: bool = False) -> int:
+        """Store a batch of checked passages; returns how many were cut for the encoder."""
         contents = [passage.content for passage in batch]
         truncated = 0
         timings: dict[str, float] = {}
@@ -197,7 +244,8 @@ class Index:
             rows = [replace(row, half=half) for row, half in zip(rows, halves, strict=True)]
         with _Clock(timings, "analyze"):
             terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
-        self._store.append(rows, terms, Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000))
+        effort = Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000)
+        self._store.append(rows, terms, effort, replacing=replacing)
         return truncated
 
     def _refuse_known(self, batch: Sequence[Passage]) -> None:
@@ -210,22 +258,35 @@ class Index:
         if known:
             raise BadInput(
                 f"the id {min(known)!r} is in the index already ({len(known)} such in this batch). Nothing of the batch is "
-                "stored; delete the old passage first, or give the new one another id."
+                "stored; upsert() replaces passages (shortlist index --update), add() only adds."
             )
 
-    def delete(self, ids: Iterable[str]) -> int:
-        """Delete passages by id, all or none; returns how many. Durable when it returns.
+    def delete(self, ids: Iterable[str] | None = None, *, where: Where | None = None) -> int:
+        """Delete passages by id, or those that fit a filter (`search`), all or none; returns how many. Durable when it returns.
 
-        Deleted passages have no influence on the scores of others. Raises BadInput naming an id that is not in the index.
+        Deleted passages have no influence on the scores of others. Raises BadInput naming an id that is not in the index, for
+        both ids and a filter or neither, and for a filter that cannot be used.
         """
+        if (ids is None) == (where is None):
+            raise BadInput("delete() takes ids or where=, one of the two.")
+        if where is not None:
+            return self._store.delete_where(checked_filter(where))
         if isinstance(ids, str):
             raise BadInput(f"delete() takes a collection of ids; for a single one write delete([{ids!r}]).")
-        wanted = list(dict.fromkeys(ids))
+        wanted = list(dict.fromkeys(ids or ()))
         for name in wanted:
             _checked_id(name)
         if wanted:
             self._store.delete(wanted)
         return len(wanted)
+
+    def compact(self) -> int:
+        """Write the index anew without deleted passages and give their space back; returns how many they were.
+
+        A writer starts this by itself, in the background, when one in five passages is deleted (and a thousand). Readers go
+        on meanwhile. It needs the space of a second copy for a while; after a crash the index is the old one or the new one.
+        """
+        return self._store.compact()
 
     # --- reading
 
@@ -236,9 +297,23 @@ class Index:
             raise BadInput(f"no passage with the id {id!r} is in the index.")
         return found[id]
 
-    def passages(self) -> Iterator[Passage]:
-        """All passages as of now, in the order in which they came."""
-        return self._store.snapshot().passages()
+    def passages(self, where: Where | None = None) -> Iterator[Passage]:
+        """All passages as of now, or those that fit a filter (`search`), in the order in which they came."""
+        return self._store.snapshot().passages(_checked_where(where))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of each part.
+
+        "passages" holds texts, metadata and float16 vectors, "terms" BM25's lists, "columns" what filters read, "vectors" the
+        int8 rows.
+        """
+        return self._store.sizes()
+
+    @property
+    def deleted(self) -> int:
+        """How many deleted passages still take up space, until a compaction."""
+        snapshot = self._store.snapshot()
+        return snapshot.published.point.slots - len(snapshot)
 
     def search(
         self,
@@ -248,6 +323,7 @@ class Index:
         first: First | None = None,
         fusion: Fusion = "sum",
         weights: Mapping[str, float] | None = None,
+        where: Where | None = None,
     ) -> Ranking:
         """The k best passages, best first, ties by id.
 
@@ -255,10 +331,13 @@ class Index:
                  "bm25" for an index without vectors
         fusion   "sum" (of z-scores) or "rrf" (reciprocal ranks, k = 60)
         weights  of "bm25" and "dense" in the fusion; if not given, 0.5 and 1 in the sum, 1 and 1 by ranks (ADR 4)
+        where    a filter: {"lang": "zh", "year": {"gte": 2020}} or "lang=zh and year>=2020"; the forms are in
+                 `shortlist.filters`. Both stages rank the passages that fit and no others, by the scores they have anyway
 
         timings  milliseconds: analyze_ms, bm25_ms, encode_ms, dense_ms, fuse_ms, total_ms, those that apply; load_ms when this
                  search had to load the encoder. Hits carry their passage, and the score and rank of each stage.
-        Raises BadInput for an empty query, k < 1, unknown words, and a dense search in an index without vectors.
+        Raises BadInput for an empty query, k < 1, unknown words, a dense search in an index without vectors, and a filter
+        that is malformed, names a field that no passage has, or compares a field with a value of another type.
         """
         query = clean(query, "the query")
         if not query.strip():
@@ -268,7 +347,7 @@ class Index:
         if first not in ("hybrid", "bm25", "dense"):
             raise BadInput(f'first={first!r}: expected "hybrid", "bm25" or "dense".')
         depth = max(_FUSED_DEPTH, k) if first == "hybrid" else k
-        search = _Search(query, self._store.snapshot())
+        search = _Search(query, self._store.snapshot(), _checked_where(where))
         if first != "dense":
             search.bm25(self._store, depth)
         if first != "bm25":
@@ -307,8 +386,8 @@ class _Clock:
 class _Search:
     """One search in the making: the lists of its stages over one snapshot, timings and notes."""
 
-    def __init__(self, query: str, snapshot: Snapshot) -> None:
-        self.query, self.snapshot = query, snapshot
+    def __init__(self, query: str, snapshot: Snapshot, where: Mapping[str, Any] | None) -> None:
+        self.query, self.snapshot, self.where = query, snapshot, where
         self.lists: dict[str, list[Scored]] = {}
         self.timings: dict[str, float] = {}
         self.notes: list[str] = [] if len(snapshot) else ["the index is empty"]
@@ -318,13 +397,14 @@ class _Search:
         with _Clock(self.timings, "analyze_ms"):
             terms = store.analyzer.query_terms(self.query, self.snapshot.languages)
         with _Clock(self.timings, "bm25_ms"):
-            self.lists["bm25"] = self.snapshot.bm25(terms, depth)
+            self.lists["bm25"] = self.snapshot.bm25(terms, depth, self.where)
         if len(self.snapshot) and not self.lists["bm25"]:
-            self.notes.append("no term of the query occurs in the index" if terms else "the query holds no term to look up")
+            place = "index" if self.where is None else "passages that fit the filter"
+            self.notes.append(f"no term of the query occurs in the {place}" if terms else "the query holds no term to look up")
 
     def dense(self, vector: FloatArray, depth: int) -> None:
         with _Clock(self.timings, "dense_ms"):
-            self.lists["dense"] = self.snapshot.dense(vector, depth)
+            self.lists["dense"] = self.snapshot.dense(vector, depth, self.where)
 
     def fuse(self, fusion: str, weights: Mapping[str, float] | None) -> None:
         names = list(self.lists)
@@ -406,6 +486,17 @@ def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _checked_where(where: Where | None) -> dict[str, Any] | None:
+    return None if where is None else checked_filter(where)
+
+
+def _same(one: Passage, other: Passage) -> bool:
+    """Whether nothing differs. In metadata 1 is neither true nor 1.0, though Python says that they are equal."""
+    if (one.text, one.title, one.lang) != (other.text, other.title, other.lang):
+        return False
+    return json.dumps(dict(one.meta), sort_keys=True) == json.dumps(dict(other.meta), sort_keys=True)
 
 
 def _checked(passage: Passage, place: int) -> Passage:

@@ -151,18 +151,20 @@ class _Tools:
         k: int = 5,
         candidates: int = CANDIDATES,
         first: First | None = None,
+        where: dict[str, Any] | None = None,
     ) -> Found:
         """Find the passages that best answer a question, in any language.
 
         query: a question or key words. index: a name from list_indexes; may be left out if there is only one. k: passages to
         return, 1 to 100. candidates: passages that the reranker reads, at least k; more is slower. first: hybrid (the default),
-        bm25 (words) or dense (meaning).
+        bm25 (words) or dense (meaning). where: a filter, such as {"lang": "zh", "year": {"gte": 2020}} or {"or": [{"tag": "a"},
+        {"not": {"tag": {"in": ["b", "c"]}}}]}; an unknown field is answered with the fields that there are.
         """
         name, pipeline = self._named(index)
         _within(k, MOST_RESULTS, "k")
         _within(candidates, MOST_CANDIDATES, "candidates")
         _short_enough([query])
-        ranking: Ranking = pipeline(query, k=k, candidates=candidates if pipeline.reranker else None, first=first)
+        ranking: Ranking = pipeline(query, k=k, candidates=candidates if pipeline.reranker else None, first=first, where=where)
         passages = [_found(hit) for hit in ranking]
         return Found(NOTICE, name, query, passages, list(ranking.notes), round(ranking.timings["total_ms"], 1))
 

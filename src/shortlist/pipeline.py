@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 
 from shortlist import fuse
 from shortlist.errors import BadInput
+from shortlist.filters import Where
 from shortlist.index import Fusion, Index
 from shortlist.reranker import FAMILY, Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
@@ -70,6 +71,7 @@ class Pipeline:
         first: FirstStage | None = None,
         weight: float | None = None,
         max_ms: float | None = None,
+        where: Where | None = None,
     ) -> Ranking:
         """The `k` best of `candidates` passages for `query`.
 
@@ -79,6 +81,7 @@ class Pipeline:
         weight      of the reranker against the first stage, 0..1; None takes the reranker's card
         max_ms      milliseconds that the second stage may take; what is not read by then stays where the first stage put it,
                     behind all that was. `rerank` says more
+        where       a filter, as `Index.search` takes it: only passages that fit are ranked, in every stage
 
         The ranking's timings are milliseconds: those of the first stage, `rerank_ms`, and `total_ms`; `scored` says how many
         passages were read. Without max_ms the result depends on nothing but the index, the models and these arguments.
@@ -88,7 +91,7 @@ class Pipeline:
         """
         reads = self._stages(candidates)[0][1] if self.reranker is not None and first != "none" else None
         checked_k(k, reads)
-        ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms)
+        ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where)
         return replace(ranking, hits=ranking.hits[:k])
 
     def run(
@@ -100,6 +103,7 @@ class Pipeline:
         first: FirstStage | None = None,
         weight: float | None = None,
         max_ms: float | None = None,
+        where: Where | None = None,
         name: str = "shortlist",
         progress: Callable[[int, int | None], None] | None = None,
     ) -> Run:
@@ -110,8 +114,10 @@ class Pipeline:
         """
         run = Run(name=name)
         for done, (query_id, query) in enumerate(queries.items(), 1):
-            hits = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms).hits
-            run[query_id] = {hit.id: hit.score for hit in hits[:k]}
+            ranking = self._search(
+                query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where
+            )
+            run[query_id] = {hit.id: hit.score for hit in ranking.hits[:k]}
             if progress is not None:
                 progress(done, len(queries))
         return run
@@ -125,6 +131,7 @@ class Pipeline:
         first: FirstStage | None,
         weight: float | None,
         max_ms: float | None,
+        where: Where | None,
     ) -> Ranking:
         """First stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
         if first is not None and first not in FIRST_STAGES:
@@ -138,10 +145,10 @@ class Pipeline:
                     f"max_ms={max_ms:g} with first='none': without a first stage there is no order in which passages could be "
                     f"left out. Choose a first stage, or leave max_ms away."
                 )
-            return self._rerank_all(query, self.reranker)
+            return self._rerank_all(query, self.reranker, where)
         stages = self._stages(candidates)
         depth = max([checked_k(depth), *(reads for _, reads in stages)])
-        ranking = self.index.search(query, k=depth, first=first, fusion=self.fusion)
+        ranking = self.index.search(query, k=depth, first=first, fusion=self.fusion, where=where)
         return rerank(ranking, stages, weight=weight, max_ms=max_ms) if stages else ranking
 
     def _stages(self, candidates: int | None) -> tuple[Stage, ...]:
@@ -155,9 +162,9 @@ class Pipeline:
             return self.cascade
         return ((self.reranker, CANDIDATES if candidates is None else checked_k(candidates)),)
 
-    def _rerank_all(self, query: str, reranker: Reranker) -> Ranking:
+    def _rerank_all(self, query: str, reranker: Reranker, where: Where | None) -> Ranking:
         start = perf_counter()
-        passages = list(self.index.passages())
+        passages = list(self.index.passages(where))
         scored, cut = _scored(reranker, query, passages)
         by_id = {p.id: p for p in passages}
         hits = [Hit(i, s, by_id[i], {"rerank": s}, {"rerank": rank}) for rank, (i, s) in enumerate(_descending(scored), 1)]

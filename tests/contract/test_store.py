@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import zlib
 
 import numpy as np
 import pytest
@@ -28,10 +30,10 @@ class Judge:
     def __init__(self, store):
         self.store, self.terms, self.vectors, self.passages = store, {}, {}, {}
 
-    def add(self, batch):
+    def add(self, batch, *, replacing=False):
         halves = to_half(ENCODER.encode_counted([p.content for p in batch])[0])
         terms = [self.store.analyzer.terms(p.content, p.lang) for p in batch]
-        self.store.append([Row(p, p.lang, half) for p, half in zip(batch, halves, strict=True)], terms)
+        self.store.append([Row(p, p.lang, half) for p, half in zip(batch, halves, strict=True)], terms, replacing=replacing)
         for passage, words, half in zip(batch, terms, halves, strict=True):
             self.terms[passage.id], self.vectors[passage.id], self.passages[passage.id] = words, half, passage
 
@@ -39,6 +41,17 @@ class Judge:
         self.store.delete(ids)
         for name in ids:
             del self.terms[name], self.vectors[name], self.passages[name]
+
+    def check_filter(self, snapshot, where, fits, k=20):
+        """Both stages return the passages that fit, with the scores that they have without a filter."""
+        kept = {name for name, passage in self.passages.items() if fits(passage)}
+        assert [p.id for p in snapshot.passages(where)] == [p.id for p in snapshot.passages() if p.id in kept]
+        words = self.store.analyzer.query_terms("the river museum 北京大学 und", snapshot.languages)
+        everything = naive_bm25(self.terms, words, K1, B)
+        assert_same_ranking(snapshot.bm25(words, k, where), [hit for hit in everything if hit[0] in kept], k)
+        vector = ENCODER.encode_counted(["the river museum"])[0][0]
+        exact = ((name, float(self.vectors[name].astype(np.float32) @ vector)) for name in kept)
+        assert_same_ranking(snapshot.dense(vector, k, where), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
 
     def check(self, snapshot, k=20):
         assert len(snapshot) == len(self.passages)
@@ -156,3 +169,149 @@ def test_without_vectors(tmp_path):
     with pytest.raises(BadInput, match="no vectors"):
         store.snapshot().dense(np.ones(4, np.float32), 5)
     store.close()
+
+
+def test_a_replacement_is_a_deletion_and_an_addition_at_once(judge):
+    judge.add(passages(60))
+    before = judge.store.snapshot().published.point
+    judge.add([*passages(20, seed=5), *passages(5, seed=6, prefix="new")], replacing=True)
+    after = judge.store.snapshot()
+    judge.check(after)
+    assert (after.published.point.generation, len(after)) == (before.generation + 1, 65)
+
+
+FILTERS = [
+    ({"lang": {"eq": "zh"}}, lambda p: p.lang == "zh"),
+    ({"n": {"gte": 100, "lt": 300}}, lambda p: 100 <= p.meta.get("n", -1) < 300),
+    ({"n": {"eq": 7}}, lambda p: p.meta.get("n") == 7),
+    ({"n": {"gt": 10_000}}, lambda p: False),
+    ({"not": {"n": {"gte": 0}}}, lambda p: not p.meta),
+    ({"id": {"in": ["p3", "p4", "nobody"]}}, lambda p: p.id in ("p3", "p4")),
+    ({"id": {"gte": "p10", "lt": "p20"}}, lambda p: "p10" <= p.id < "p20"),
+    ({"or": [{"title": {"eq": "北京"}}, {"lang": {"eq": "ar"}}]}, lambda p: p.title == "北京" or p.lang == "ar"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FILTERS)))
+def test_filters_lose_nothing_and_change_no_score(judge, number):
+    where, fits = FILTERS[number]
+    rng = random.Random(number)
+    pool = passages(500)
+    while pool:
+        judge.add([pool.pop() for _ in range(min(len(pool), rng.choice([1, 3, 60, 150])))])
+        judge.delete(rng.sample(sorted(judge.passages), 5 if len(judge.passages) > 10 else 0))
+    judge.add([passages(10)[7]], replacing=True)
+    snapshot = judge.store.snapshot()
+    judge.check_filter(snapshot, where, fits)
+    judge.check_filter(snapshot, where, fits)  # from what the snapshot keeps
+    assert judge.store.delete_where(where) == sum(map(fits, judge.passages.values()))
+    for name in [name for name, passage in judge.passages.items() if fits(passage)]:
+        del judge.terms[name], judge.vectors[name], judge.passages[name]
+    judge.check(judge.store.snapshot())
+
+
+def test_more_filters_than_a_snapshot_keeps(judge):
+    judge.add(passages(60))
+    snapshot = judge.store.snapshot()
+    for number in [*range(1, 60, 2), 1, 3]:
+        assert [p.id for p in snapshot.passages({"n": {"eq": number}})] == [f"p{number}"]
+
+
+def test_a_compaction_changes_no_answer_and_gives_space_back(judge, tmp_path):
+    judge.add(passages(2500))
+    judge.delete([f"p{i}" for i in range(0, 2500, 3)][:800])
+    reader = EmbeddedStore(tmp_path / "store")
+    old = reader.snapshot()
+    frozen = Judge(reader)
+    frozen.terms, frozen.vectors, frozen.passages = dict(judge.terms), dict(judge.vectors), dict(judge.passages)
+    size = sum(judge.store.sizes().values())
+    assert judge.store.compact() == 800
+    assert judge.store.compact() == 0
+    assert sum(judge.store.sizes().values()) < 0.8 * size
+    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == ["compacted-000001", "lock"]
+    judge.check(judge.store.snapshot())
+    judge.add(passages(30, seed=2, prefix="new"))
+    judge.delete(["new4", "p1"])
+    frozen.check(old)  # a snapshot keeps its files
+    seen = Judge(reader)
+    seen.terms, seen.vectors, seen.passages = judge.terms, judge.vectors, judge.passages
+    seen.check(reader.snapshot())
+    assert len(reader.snapshot().dead) == len(reader.snapshot()) + 2
+    assert judge.store.effort() == reader.effort()
+    reader.close()
+    assert judge.store.compact() == 2
+    judge.store.close()
+    for write in (False, True):
+        judge.store = EmbeddedStore(tmp_path / "store", write=write)
+        judge.check(judge.store.snapshot())
+        judge.store.close()
+    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == ["compacted-000002", "lock"]
+
+
+def test_what_is_committed_during_a_compaction_is_not_lost(judge, monkeypatch):
+    """Between two pages of the copy others are added, replaced and deleted, copied ones and such as are to come."""
+    monkeypatch.setattr("shortlist.stores.embedded._REPLAY", 50)
+    judge.add(passages(400))
+    judge.delete([f"p{i}" for i in range(0, 100, 2)])
+    rows, meanwhile = judge.store._truth.rows, iter(range(100))
+
+    def interrupted(*args):
+        number = next(meanwhile)
+        if number < 6:
+            judge.add(passages(60, seed=number + 20, prefix=f"m{number}-"))
+            judge.add([*passages(5, seed=number)][1::2], replacing=True)
+            judge.delete([f"p{301 + number}", f"p{101 + 2 * number}", f"m{number}-3"])
+        return rows(*args)
+
+    monkeypatch.setattr(judge.store._truth, "rows", interrupted)
+    judge.store.compact()
+    snapshot = judge.store.snapshot()
+    assert next(meanwhile) > 10
+    assert len(snapshot.dead) - len(snapshot) < 50
+    judge.check(snapshot)
+
+
+def test_the_background_compacts_and_merges(judge, tmp_path):
+    judge.add(passages(3000))
+    judge.delete([f"p{i}" for i in range(1001)])
+    judge.store._tidier.join()
+    assert judge.store.home.name == "compacted-000001"
+    judge.check(judge.store.snapshot())
+    for number in range(8):
+        judge.add(passages(1200, seed=number, prefix=f"{number}-"))
+    judge.store.close()  # waits for it
+    for folder in ("terms", "columns"):
+        assert len(list((judge.store.home / folder).iterdir())) <= 4
+    judge.store = EmbeddedStore(tmp_path / "store")
+    judge.check(judge.store.snapshot())
+
+
+def test_a_compaction_while_the_background_is_at_work(judge, caplog):
+    for number in range(6):
+        for part in range(3):
+            judge.add(passages(700, seed=number, prefix=f"{number}{part}-"))
+        judge.delete([f"{number}{part}-{i}" for part in range(3) for i in range(100 * number)])
+        judge.store.compact()
+    judge.store._tidier.join()
+    assert caplog.records == []
+    judge.check(judge.store.snapshot())
+
+
+def test_an_index_from_before_filters_gets_them_when_it_is_written_to(judge, tmp_path):
+    judge.add(passages(150))
+    judge.store.close()
+    home = tmp_path / "store"
+    for file in (home / "columns").iterdir():
+        file.unlink()
+    (home / "columns").rmdir()
+    line = json.loads((home / "published").read_text().splitlines()[0])
+    del line["columns"]
+    text = json.dumps(line).encode()
+    (home / "published").write_bytes(b"%s\n%08x\n" % (text, zlib.crc32(text)))
+    judge.store = EmbeddedStore(home)
+    judge.check(judge.store.snapshot())
+    with pytest.raises(BadInput, match="write=True"):
+        judge.store.snapshot().slots({"lang": {"eq": "zh"}})
+    judge.store.close()
+    judge.store = EmbeddedStore(home, write=True)
+    judge.check_filter(judge.store.snapshot(), *FILTERS[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny_models
-from shortlist.cli import build_parser, main
+from shortlist.cli import HOME, build_parser, main
 from shortlist.encoder import Encoder
 
 PASSAGES = [
@@ -223,6 +223,48 @@ def test_rerank_json_is_best_first_with_probabilities(corpus, tiny_reranker_fold
     assert all(line["probability"] == pytest.approx(1 / (1 + np.exp(-line["score"]))) for line in lines)
 
 
+def test_update_prune_delete_compact_and_info(idx, corpus, tmp_path, tiny_encoder_folder, capsys, monkeypatch):
+    changed = [{**PASSAGES[0], "text": "柏林是德国首都。"}, *PASSAGES[1:4], {"id": "p6", "text": "Zürich", "year": 2024}]
+    corpus.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in changed), encoding="utf-8")
+    command = ["index", str(corpus), "-o", str(idx)]
+    assert main([*command, "--update"]) == 0
+    assert "1 passages added, 1 replaced, 3 unchanged, 6 in all" in capsys.readouterr().out
+    assert main([*command, "--prune"]) == 0
+    assert "0 passages added, 5 unchanged, 1 deleted, 5 in all" in capsys.readouterr().out
+    assert main(["index", "delete", str(idx), "--filter", "year>=2020 or id=p2"]) == 0
+    assert "2 passages deleted, 3 left" in capsys.readouterr().out
+    assert main(["index", "delete", str(idx), "p3"]) == 0
+    assert main(["index", "compact", str(idx)]) == 0
+    assert "5 deleted passages removed" in capsys.readouterr().out
+    assert main(["index", "info", str(idx), "--json"]) == 0
+    (info,) = json_lines(capsys.readouterr().out)
+    assert (info["passages"], info["deleted"], info["languages"]) == (2, 0, ["zh"])
+    assert all(size > 0 for size in info["bytes"].values())
+    assert main(["index", "info", str(idx)]) == 0
+    assert "MB on disk" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    corpus.rename(tmp_path / "compact")
+    with pytest.raises(SystemExit):  # the verb, not the file
+        main(["index", "compact", "-o", "new.idx", "--model", "none"])
+    capsys.readouterr()
+    assert main(["index", "./compact", "-o", "new.idx", "--model", "none"]) == 1
+    assert "cannot tell how to read" in capsys.readouterr().err
+
+
+def test_filters_of_search_compare_and_run(idx, tmp_path, tiny_reranker_folder, capsys):
+    words = ["--filter", "lang in [zh, ja] and not id=p1", "--rerank", str(tiny_reranker_folder)]
+    for first in ("bm25", "dense", "hybrid", "none"):
+        assert main(["search", str(idx), "Berlin 首都", "--first", first, "--json", *words]) == 0
+        assert {hit["id"] for hit in json_lines(capsys.readouterr().out)[0]["hits"]} == {"p4", "p5"}
+    assert main(["compare", str(idx), "Berlin 首都", "--json", *words]) == 0
+    for strategy in json_lines(capsys.readouterr().out):
+        assert {hit["id"] for hit in strategy["hits"]} == {"p4", "p5"}
+    queries, out = tmp_path / "queries.jsonl", tmp_path / "out.trec"
+    queries.write_text(json.dumps(QUERIES[0]) + "\n", encoding="utf-8")
+    assert main(["run", str(idx), str(queries), "-o", str(out), "--first", "dense", *words]) == 0
+    assert {line.split()[2] for line in out.read_text(encoding="utf-8").splitlines()} == {"p4", "p5"}
+
+
 REFUSED = {
     "k above candidates": (["search", "IDX", "x", "-k", "9", "--candidates", "3", "--rerank", "RERANKER"], "candidates=3"),
     "a cascade and candidates": (
@@ -237,7 +279,11 @@ REFUSED = {
     "a folder that is no model": (["encode", "CORPUS", "--model", "FOLDER"], "config.json"),
     "an index of another model": (["index", "CORPUS", "-o", "IDX", "--model", "OTHER"], "was written by encoder"),
     "a reranker as encoder": (["index", "CORPUS", "-o", "IDX", "--model", "RERANKER"], "not an encoder"),
-    "the same passages again": (["index", "CORPUS", "-o", "IDX"], "p1"),
+    "the same passages again": (["index", "CORPUS", "-o", "IDX"], "--update"),
+    "a malformed filter": (["search", "IDX", "x", "--rerank", "none", "--filter", "lang="], "position 6"),
+    "a filter on no field": (["search", "IDX", "x", "--rerank", "none", "--filter", "a=1"], "The fields are id, lang, title"),
+    "nothing to delete": (["index", "delete", "IDX"], "one of the two"),
+    "to delete what is not there": (["index", "delete", "IDX", "p1", "p9"], "p9"),
     "a folder without text": (["index", "FOLDER", "-o", "new.idx"], "no corpus.jsonl"),
     "no passage at all": (["index", "EMPTY", "-o", "new.idx"], "no passage in there"),
     "a malformed line": (["index", "BROKEN", "-o", "new.idx"], "broken.jsonl:2"),
@@ -290,7 +336,7 @@ def test_wrong_usage_exits_2():
 
 def test_every_verb_has_help_with_an_example(capsys):
     verbs = next(a for a in build_parser()._actions if a.dest == "verb" or (hasattr(a, "choices") and a.choices)).choices
-    assert set(verbs) == {"index", "search", "compare", "run", "eval", "encode", "rerank", "models", "train", "doctor"}
+    assert set(verbs) == set(HOME)
     for name, parser in verbs.items():
         assert f"shortlist {name}" in parser.format_help().split("example:")[1]
 

@@ -69,6 +69,11 @@ def test_search_gives_what_the_pipeline_gives(pipelines):
     assert not found.is_error
 
 
+def test_filters(pipelines):
+    (found,) = ask(lambda: build(pipelines), ("search", {"query": "river museum", "index": "notes", "where": {"year": 2020}}))
+    assert [hit["id"] for hit in found.structured_content["passages"]] == ["sly"]
+
+
 def test_passages_are_marked_as_data_and_come_whole(pipelines):
     (found,) = ask(lambda: build(pipelines), ("get_passage", {"id": "sly", "index": "notes"}))
     whole = {"index": "notes", "id": "sly", "title": "A title", "text": SLY, "lang": "en", "meta": {"year": 2020}}
@@ -103,6 +108,7 @@ def test_list_indexes(pipelines):
         ("search", {"query": "x", "index": "notes", "candidates": 10**9}, "candidates=1000000000"),
         ("search", {"query": "x", "index": "notes", "first": "dense"}, "without an encoder"),
         ("search", {"query": "x", "index": "notes", "first": "sql"}, "first"),
+        ("search", {"query": "x", "index": "notes", "where": {"colour": "red"}}, "no passage has a field 'colour'"),
         ("search", {"query": 5, "index": "notes"}, "query"),
         ("search", {"query": "\ud800", "index": "notes"}, ""),
         ("rerank", {"query": "x", "documents": ["y"] * 1001}, "1001 documents"),

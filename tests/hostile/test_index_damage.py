@@ -22,6 +22,7 @@ QUERIES = ("the river museum", "北京大学 häuser")
 
 def answers(index):
     rankings = [index.search(query, k=15, first=first) for query in QUERIES for first in ("bm25", "dense")]
+    rankings.append(index.search(QUERIES[0], k=15, first="bm25", where="lang in [en, zh] and not n<20"))
     return [[(hit.id, hit.score, hit.passage) for hit in ranking] for ranking in rankings], list(index.passages())
 
 
@@ -46,7 +47,7 @@ def damages(content: bytes):
 
 
 def derived(path: Path):
-    return [path / "published", path / "vectors.i8", *sorted((path / "terms").iterdir())]
+    return [path / "published", path / "vectors.i8", *sorted((path / "terms").iterdir()), *sorted((path / "columns").iterdir())]
 
 
 def cases(path: Path):
@@ -84,6 +85,7 @@ def test_without_any_derived_file_everything_is_rebuilt(sound, tmp_path):
     for file in derived(path):
         file.unlink()
     (path / "terms").rmdir()
+    (path / "columns").rmdir()
     encoded = ENCODER.encoded
     with Index.open(path, encoder=ENCODER, write=True):
         assert ENCODER.encoded == encoded

@@ -14,7 +14,7 @@ import shortlist
 PACKAGE = Path(shortlist.__file__).parent
 ROWS = [
     ("errors", "types", "_native"),
-    ("text", "analyze", "quantize", "fuse", "calibrate", "measures"),
+    ("text", "analyze", "filters", "quantize", "fuse", "calibrate", "measures"),
     ("models", "tokens", "engines", "stores", "data"),
     ("encoder", "reranker"),
     ("index",),

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -270,3 +272,131 @@ def test_an_encoder_of_nan_is_refused(tmp_path):
         with pytest.raises(BadInput, match="NaN"):
             index.add(passages(3))
         assert len(index) == 0
+
+
+# --- upsert, filters
+
+
+def test_upsert_adds_replaces_and_leaves_alone_what_is_the_same(tmp_path):
+    encoder = HashEncoder()
+    made = passages(50)
+    with Index.create(tmp_path / "u.idx", encoder=encoder) as index:
+        assert index.upsert(made) == Added(50, 0)
+        generation = index._store.snapshot().published.point.generation
+        assert index.upsert(iter(made)) == Added(0, 0, 0, 50)
+        assert (encoder.encoded, index._store.snapshot().published.point.generation) == (50, generation)
+        changed = [
+            replace(made[0], text="another river"),
+            replace(made[1], title="New"),
+            replace(made[2], lang="pl"),
+            replace(made[3], meta={"n": True}),
+            Passage("fresh", "a fresh passage", lang="en"),
+        ]
+        calls = []
+        done = index.upsert([*changed, *made[4:]], progress=lambda done, total: calls.append((done, total)))
+        assert done == Added(1, 0, 4, 46)
+        assert calls[-1] == (51, 51)
+        assert encoder.encoded == 55
+        assert {p.id: p for p in index.passages()} == {p.id: p for p in [*changed, *made[4:]]}
+        assert index.search("another river", k=1).ids == ["p0"]
+        with pytest.raises(BadInput, match="iterable"):
+            index.upsert(made[0])
+
+
+@pytest.mark.parametrize(("kept", "flag"), [(1, True), (1, 1.0), (0, False)])
+def test_metadata_that_python_calls_equal_are_not(tmp_path, kept, flag):
+    with Index.create(tmp_path / "u.idx") as index:
+        index.add([Passage("a", "x", meta={"v": kept, "w": 1})])
+        assert index.upsert([Passage("a", "x", meta={"w": 1, "v": kept})]) == Added(0, 0, 0, 1)
+        assert index.upsert([Passage("a", "x", meta={"v": flag, "w": 1})]) == Added(0, 0, 1, 0)
+        assert type(index.get("a").meta["v"]) is type(flag)
+
+
+def test_of_equal_ids_in_one_upsert_the_last_one_stays(tmp_path):
+    """The counts are those of one passage after the other, wherever a batch ends."""
+    stream = [Passage(f"p{i % 1500}", f"text {i // 1500} of {i % 1500}", lang="en") for i in range(4500)]
+    with Index.create(tmp_path / "u.idx") as index:
+        assert index.upsert([Passage("a", "1"), Passage("a", "2"), Passage("a", "2"), Passage("b", "1")]) == Added(2, 0, 1, 1)
+        assert index.get("a").text == "2"
+        assert index.upsert(stream) == Added(1500, 0, 3000, 0)
+        assert index.get("p7").text == "text 2 of 7"
+        assert len(index) == 1502
+
+
+def test_filters_in_every_stage(index):
+    for first in ("bm25", "dense", "hybrid"):
+        everything = index.search("Berlin capital river 大学", k=10, first=first)
+        for where, fits in [
+            ("lang=en", {"river", "city"}),
+            ({"year": {"lt": 1300}}, {"city"}),
+            ("not lang=en", {"uni", "unknown"}),
+        ]:
+            found = index.search("Berlin capital river 大学", k=10, first=first, where=where)
+            assert found.ids == [name for name in everything.ids if name in fits] or first == "hybrid"
+            assert set(found.ids) == set(everything.ids) & fits
+            for hit in found:
+                for stage in {"bm25", "dense"} & set(hit.scores):
+                    assert hit.scores[stage] == {h.id: h for h in everything}[hit.id].scores[stage]
+    ranking = index.search("Berlin", first="bm25", where="lang=zh")
+    assert ranking.notes == ("no term of the query occurs in the passages that fit the filter",)
+    assert [p.id for p in index.passages("x=1")] == ["city"]
+    with pytest.raises(BadInput, match="fields are id, lang, title, x, year"):
+        index.search("Berlin", where="yaer=1237")
+    with pytest.raises(BadInput, match="ids are strings"):
+        index.search("Berlin", where={"id": 3})
+    with pytest.raises(BadInput, match="surrogate"):
+        index.search("Berlin", where={"id": "\ud800"})
+
+
+def test_delete_by_filter(index):
+    with pytest.raises(BadInput, match="one of the two"):
+        index.delete()
+    with pytest.raises(BadInput, match="one of the two"):
+        index.delete(["uni"], where="lang=zh")
+    assert index.delete(where="lang=zh or id=city") == 2
+    assert index.delete(where={"lang": "zh"}) == 0
+    assert [p.id for p in index.passages()] == ["river", "unknown"]
+    assert index.deleted == 2
+    assert index.compact() == 2
+    assert index.deleted == 0
+    assert index.search("Rhine", k=1).ids == ["river"]
+
+
+def test_another_process_keeps_its_snapshot_while_this_one_changes_everything(index):
+    script = (
+        "import sys; from shortlist.index import Index\n"
+        "index = Index.open(sys.argv[1]); old = index._store.snapshot()\n"
+        "for line in sys.stdin: print([p.id for p in old.passages()], [p.id for p in index.passages()], flush=True)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    before = ["river", "city", "uni", "unknown"]
+    with subprocess.Popen([sys.executable, "-c", script, str(index.path)], **pipes) as reader:
+        for change in (
+            lambda: None,
+            lambda: index.upsert([Passage("city", "Bonn")]),
+            lambda: index.delete(where="lang=zh"),
+            index.compact,
+        ):
+            change()
+            reader.stdin.write("x\n")
+            now = [p.id for p in index.passages()]
+            assert reader.stdout.readline() == f"{before} {now}\n"
+        reader.stdin.close()
+
+
+def test_a_commit_touches_what_it_adds_and_not_what_is_there(tmp_path, monkeypatch):
+    """Bytes written and summed for one passage do not grow with the index."""
+    counted = []
+    real = zlib.crc32
+    monkeypatch.setattr("zlib.crc32", lambda data, *rest: (counted.append(memoryview(data).nbytes), real(data, *rest))[1])
+    costs = []
+    for size in (300, 6000):
+        with Index.create(tmp_path / f"{size}.idx", encoder=HashEncoder(dims=16)) as index:
+            index.add(passages(size))
+            index.search("river", first="dense")
+            index.search("river", first="bm25")
+            counted.clear()
+            index.add([Passage("new", "one more river", lang="en", meta={"n": 1})])
+            index.search("river", first="bm25")
+            costs.append(sum(counted))
+    assert costs[1] < 2 * costs[0]

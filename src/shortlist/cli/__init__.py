@@ -18,6 +18,9 @@ from shortlist.errors import ShortlistError
 
 HOME = {
     "index": "indexing",
+    "index info": "keeping",
+    "index delete": "keeping",
+    "index compact": "keeping",
     "search": "searching",
     "compare": "searching",
     "run": "lab",
@@ -30,7 +33,7 @@ HOME = {
     "mcp": "agents",
     "doctor": "machine",
 }
-"""Verb -> the module here that registers it: of a command only that one is imported."""
+"""Verb, of one word or two -> the module here that registers it: of a command only that one is imported."""
 
 
 def build_parser(verb: str = "") -> argparse.ArgumentParser:
@@ -67,7 +70,7 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    words = sys.argv[1:] if argv is None else argv
+    words = _with_one_verb(list(sys.argv[1:] if argv is None else argv))
     args = build_parser(words[0] if words else "").parse_args(words)
     try:
         status: int = args.verb(args)
@@ -85,3 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted; what was committed before stays")
         return 130
     return status
+
+
+def _with_one_verb(words: list[str]) -> list[str]:
+    """`index compact …` as ["index compact", …]: a verb of two words. A folder of that name is reached as ./compact."""
+    return [" ".join(words[:2]), *words[2:]] if " ".join(words[:2]) in HOME and len(words) > 1 else words

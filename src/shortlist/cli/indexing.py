@@ -1,4 +1,4 @@
-"""`index`: build an index from files, or say what one holds."""
+"""`index`: build an index from files, or bring it up to date."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ def add_verbs(verbs: Any) -> None:
     parser = verbs.add_parser(
         "index",
         help="build an index from files",
-        description="Index passages from JSON lines, TSV, text, Markdown, folders of these or BEIR folders.",
-        **example("shortlist index docs/ -o my.idx --lang de"),
+        description="Index passages from JSON lines, TSV, text, Markdown, folders of these or BEIR folders. To look after an "
+        "index there are: shortlist index info, delete, compact.",
+        **example("shortlist index docs/ -o my.idx --lang de\n  shortlist index docs/ -o my.idx --update --prune"),
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder to read")
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="IDX", help="the index; passages are added if it exists"
     )
+    parser.add_argument(
+        "--update", action="store_true", help="replace passages whose ids the index holds; unchanged ones cost nothing"
+    )
+    parser.add_argument("--prune", action="store_true", help="--update, then delete all passages that the inputs do not hold")
     parser.add_argument("--lang", default="", help="language of all passages (zh, hi, …); detected per passage by default")
     parser.add_argument("--model", help="encoder, or none for BM25 alone (default: shortlist-embed, or what the index has)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
@@ -34,17 +39,24 @@ def add_verbs(verbs: Any) -> None:
 
 
 def build(args: argparse.Namespace) -> int:
-    """Create the index or open it, and add every passage of the inputs."""
+    """Create the index or open it, and add every passage of the inputs, or bring it up to date with them."""
     expected = _counted(args.inputs, args.lang)
+    pruned = 0
     with _opened(args) as index:
+        store = index.upsert if args.update or args.prune else index.add
         with progress(f"indexing {args.output.name}", "passages") as report:
-            added = index.add(_passages(args.inputs, args.lang), progress=lambda done, _: report(done, expected))
+            added = store(_passages(args.inputs, args.lang), progress=lambda done, _: report(done, expected))
+        if args.prune:
+            wanted = {passage.id for passage in _passages(args.inputs, args.lang)}
+            pruned = index.delete([passage.id for passage in index.passages() if passage.id not in wanted])
         total = len(index)
     if added.truncated:
         complain(
             f"{added.truncated} passages are longer than the encoder reads: their vectors cover the beginning, BM25 all of it"
         )
-    out().print(f"{args.output}: {added.count:,} passages added, {total:,} in all")
+    counts = {"added": added.count, "replaced": added.replaced, "unchanged": added.unchanged, "deleted": pruned}
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if what != "added" and count)
+    out().print(f"{args.output}: {added.count:,} passages added, {said + ', ' if said else ''}{total:,} in all")
     return 0
 
 

@@ -66,6 +66,7 @@ def run_queries(args: argparse.Namespace) -> int:
             first=args.first,
             weight=args.weight,
             max_ms=args.max_ms,
+            where=args.filter,
             name=name,
             progress=report,
         )

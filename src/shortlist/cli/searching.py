@@ -52,6 +52,9 @@ def add_stage_arguments(
     parser.add_argument(
         "--fusion", choices=tuple(FUSION_WEIGHTS), default="sum", help="of BM25 and vectors (default: %(default)s)"
     )
+    parser.add_argument(
+        "--filter", metavar="FILTER", help="rank only passages that fit, such as 'lang=zh and (year>=2020 or tag in [a, b])'"
+    )
     add_reranker_arguments(parser, rerank, "a size, a name, a folder, or none")
 
 
@@ -114,7 +117,7 @@ def run_search(args: argparse.Namespace) -> int:
     """Print the ranking of every query."""
     search = open_pipeline(args)
     for query in args.query:
-        ranking = search(query, k=args.k, candidates=args.candidates, first=args.first, max_ms=args.max_ms)
+        ranking = search(query, k=args.k, candidates=args.candidates, first=args.first, max_ms=args.max_ms, where=args.filter)
         if args.json:
             print_json(ranking_json(ranking, args.k))
             continue
@@ -142,10 +145,10 @@ def _strategies(search: Pipeline, query: str, args: argparse.Namespace) -> dict[
     reads = second_stage(args) if args.cascade else f"N={CANDIDATES if args.candidates is None else args.candidates}"
     search.index.search(query, k=1, first="dense")  # opens the encoder, so that no strategy pays for that
     return {
-        "Embedding-only retrieval": search.index.search(query, k=args.k, first="dense"),
-        "Reranker-only retrieval": search(query, k=args.k, first="none"),
+        "Embedding-only retrieval": search.index.search(query, k=args.k, first="dense", where=args.filter),
+        "Reranker-only retrieval": search(query, k=args.k, first="none", where=args.filter),
         f"Two-stage retrieval ({first}, {reads}, K={args.k})": search(
-            query, k=args.k, candidates=args.candidates, first=first, max_ms=args.max_ms
+            query, k=args.k, candidates=args.candidates, first=first, max_ms=args.max_ms, where=args.filter
         ),
     }
 

@@ -3,43 +3,59 @@
     passages.sqlite   the truth (truth.py); its transaction is the commit
     vectors.i8        derived: int8 rows for the scan (vectors.py)
     terms/seg-*       derived: posting segments (postings.py), merged geometrically
+    columns/seg-*     derived: the values that filters look at (columns.py), merged likewise
     published         derived: how far the derived files reach; replaced as a whole, last of all
     lock              the writer's flock, with its pid and host
 
 A commit goes through these in this order, each step durable before the next. A crash in between leaves derived files behind
 the truth; the next opening for writing brings them up to it, and rebuilds what is missing, torn or foreign, by the same code.
 Readers see what is published: one snapshot answers every first stage of a search.
+
+A compaction writes the same files, without what was deleted, into a folder of the directory. The rename that names it
+`compacted-<n>` is its commit: the newest such folder, if there is one, is the index (`home_of`), and the files before it go.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import threading
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.analyze import Analyzer, analyzer
-from shortlist.errors import BadInput, IndexFormatError
+from shortlist.errors import BadInput, IndexFormatError, ShortlistError
+from shortlist.filters import Mask, evaluate, terms_of, values_of
 from shortlist.quantize import HalfArray
+from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, write_columns
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Vectors, append_rows, candidates, rows_of, stride
+from shortlist.text import clean
 from shortlist.types import ByteArray, FloatArray, Passage
 
 _FANOUT = 4  # so many segments of one size class are merged into one
+_MERGE_NOW = 4096  # slots; a merge that gives more is left to the background, so that adding one passage stays cheap
 _REPLAY = 2000  # passages a step when derived files are brought up to the truth
+_DEAD_SHARE, _DEAD_LEAST = 0.2, 1000  # of the slots are deleted: the background compacts
+_FILTERS = 8  # whose slots a snapshot keeps
+_FEW = 10  # a filter that leaves one slot in so many, or fewer, has its vectors gathered instead of scanning all
+
+_log = logging.getLogger("shortlist")
 
 Scored = tuple[str, float]
 
@@ -51,7 +67,8 @@ class Published:
     index: str
     point: Point = START
     languages: tuple[str, ...] = ()
-    segments: tuple[str, ...] = ()  # file names, in slot order
+    segments: tuple[str, ...] = ()  # file names in terms/, in slot order
+    columns: tuple[str, ...] = ()  # likewise in columns/; an index older than filters has none until it is written to
     rows: int = 0  # vectors
     sums: tuple[int, ...] = ()  # checksums of the vectors' blocks
 
@@ -73,18 +90,51 @@ class Published:
         try:
             fields = json.loads(line)
             lists = {name: tuple(fields[name]) for name in ("languages", "segments", "sums")}
+            lists["columns"] = tuple(fields.get("columns", ()))
             return Published(index=fields["index"], point=Point(*fields["point"]), rows=fields["rows"], **lists)
         except (ValueError, KeyError, TypeError) as error:
             raise IndexFormatError(f"{path}: of another format ({error}). {REBUILD}") from error
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A kind of derived file of which each describes a run of slots: how such files are opened, written and merged."""
+
+    folder: str
+    open: Callable[[Path, str], Any]
+    write: Callable[[Path, str, int, Any], None]
+    merge: Callable[[Any], Any]
+
+
+_TERMS = Layer("terms", Segment, write_segment, merge)
+_COLUMNS = Layer("columns", ColumnSegment, write_columns, merge_columns)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The opened files of one published state; `columns` is None while they do not cover all slots."""
+
+    segments: list[Segment]
+    columns: list[ColumnSegment] | None
+    vectors: Vectors | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an index stands: its folder (`home_of`) and the truth in there."""
+
+    home: Path
+    truth: Truth
+
+
 class Snapshot:
     """The index at one point: what is added or deleted later does not show. Safe to use from several threads."""
 
-    def __init__(self, truth: Truth, published: Published, segments: list[Segment], vectors: Vectors | None, dead: ByteArray):
-        self._truth, self.published = truth, published
-        self.segments, self.vectors, self.dead = segments, vectors, dead
+    def __init__(self, truth: Truth, published: Published, files: Derived, dead: ByteArray):
+        self.truth, self.published, self.files, self.dead = truth, published, files, dead
         self.live = len(dead) - int(np.count_nonzero(dead))
+        self._kept: OrderedDict[str, tuple[ByteArray, int]] = OrderedDict()  # filter -> what `_hidden` gave
+        self._keeping = threading.Lock()
 
     def __len__(self) -> int:
         return self.live
@@ -94,41 +144,92 @@ class Snapshot:
         """Languages in which the passages were analysed, "" for those of an unknown one."""
         return self.published.languages
 
-    def bm25(self, terms: Sequence[str], k: int) -> list[Scored]:
-        """(id, score) of the k best passages that hold a term, best first, ties by id; the formula is at `postings.bm25`."""
-        scores = bm25(self.segments, terms, self.dead, self._norms, self.live)
-        slots, best = _native.top_k(scores, self.dead, k)
-        return _ordered(self._truth.ids(slots), best, k)
+    def bm25(self, terms: Sequence[str], k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
+        """(id, score) of the k best passages that hold a term, best first, ties by id; the formula is at `postings.bm25`.
 
-    def dense(self, vector: FloatArray, k: int) -> list[Scored]:
+        where   a filter as `filters.checked` gives it. It says what may be returned and changes no score: N, df and average
+                length stay those of all live passages
+        """
+        hidden, _ = self._hidden(where)
+        scores = bm25(self.files.segments, terms, self.dead, self._norms, self.live)
+        slots, best = _native.top_k(scores, hidden, k)
+        return _ordered(self.truth.ids(slots), best, k)
+
+    def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
         """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
 
-        An exact scan of the int8 rows finds candidates(k), which are scored again with the float16 vectors. Raises
-        BadInput if the index holds no vectors.
+        An exact scan of the int8 rows, or of those that the filter leaves, finds candidates(k), which are scored again with
+        the float16 vectors. Raises BadInput if the index holds no vectors.
         """
-        if self.vectors is None:
+        vectors = self.files.vectors
+        if vectors is None:
             raise BadInput("this index holds no vectors: it was created without an encoder.")
-        slots, _ = self.vectors.scan(vector, self.dead, candidates(k))
-        halves = self._truth.halves(slots.tolist(), self.vectors.dims)
+        hidden, shown = self._hidden(where)
+        if shown * _FEW < len(hidden):
+            slots, _ = vectors.scan_some(vector, np.flatnonzero(hidden == 0), candidates(k))
+        else:
+            slots, _ = vectors.scan(vector, hidden, candidates(k))
+        halves = self.truth.halves(slots.tolist(), vectors.dims)
         scores: FloatArray = (halves.astype(np.float32) * vector).sum(axis=1)
-        return _ordered(self._truth.ids(slots), scores, k)
+        return _ordered(self.truth.ids(slots), scores, k)
 
     def get(self, ids: Sequence[str]) -> dict[str, Passage]:
         """The passages of these ids, without those that are not in the index."""
-        return self._truth.get(ids, self.published.point)
+        return self.truth.get(ids, self.published.point)
 
-    def passages(self) -> Iterator[Passage]:
-        """All passages, in the order in which they came."""
-        return self._truth.passages(self.published.point)
+    def passages(self, where: Mapping[str, Any] | None = None) -> Iterator[Passage]:
+        """All passages, or those that fit a filter, in the order in which they came."""
+        return self.truth.passages(self.published.point, None if where is None else self.slots(where).tolist())
+
+    def slots(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        """The slots of the live passages that fit a filter, ascending."""
+        return np.flatnonzero(self._hidden(where)[0] == 0)
+
+    def _hidden(self, where: Mapping[str, Any] | None) -> tuple[ByteArray, int]:
+        """uint8[slots], 1 for what is deleted or does not fit the filter, and how many are 0."""
+        if where is None:
+            return self.dead, self.live
+        key = json.dumps(where)
+        with self._keeping:
+            if key not in self._kept:
+                hidden = (self.dead != 0) | ~evaluate(where, self._fitting)
+                self._kept[key] = hidden.view(np.uint8), len(hidden) - int(np.count_nonzero(hidden))
+            self._kept.move_to_end(key)
+            while len(self._kept) > _FILTERS:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def _fitting(self, field: str, condition: Mapping[str, Any]) -> Mask:
+        if field == "id":
+            return self._fitting_ids(condition)
+        if self.files.columns is None:
+            raise BadInput(
+                "this index was last written by a version of shortlist that knew no filters. Open it for writing once, "
+                "Index.open(path, write=True), and what they need is added."
+            )
+        return fitting(self.files.columns, field, condition)
+
+    def _fitting_ids(self, condition: Mapping[str, Any]) -> Mask:
+        for value in values_of(condition):
+            if not isinstance(value, str):
+                raise BadInput(f"the filter compares the field 'id' with {value!r}, but ids are strings. Put it in quotes.")
+            clean(value, "an id in the filter")
+        mask = np.zeros(len(self.dead), dtype=bool)
+        slots = np.array(self.truth.slots_of(condition), dtype=np.int64)
+        mask[slots[slots < len(mask)]] = True
+        return mask
 
     @cached_property
     def _norms(self) -> FloatArray:
         """float32[slots], k1 * (1 - b + b * len / avglen)."""
-        k1, b = self._truth.manifest["k1"], self._truth.manifest["b"]
-        lengths = np.concatenate([np.zeros(0, np.uint32), *(one.lengths for one in self.segments)])
-        total = int(lengths[self.dead == 0].sum(dtype=np.int64))
+        k1, b = self.truth.manifest["k1"], self.truth.manifest["b"]
+        segments = self.files.segments
+        lengths = np.concatenate([np.zeros(0, np.uint32), *(one.lengths for one in segments)])
+        total = sum(one.total for one in segments) - int(lengths[np.flatnonzero(self.dead)].sum(dtype=np.int64))
         average = total / self.live if total else 1.0
-        norms: FloatArray = (k1 * (1 - b + b * lengths / average)).astype(np.float32)
+        norms = lengths.astype(np.float32)
+        norms *= np.float32(k1 * b / average)
+        norms += np.float32(k1 * (1 - b))
         return norms
 
 
@@ -145,9 +246,14 @@ class EmbeddedStore:
         self.path = path
         self._lock = WriterLock(path / "lock") if write else None
         self._writing = threading.Lock()  # between the threads of this process
+        self._tidying = threading.RLock()  # one merge or compaction at a time
+        self._tidier: threading.Thread | None = None
+        self._tidies = True  # until that fails
+        self._settled: Path | None = None  # the folder beside which nothing old is left
+        self._drafts: set[str] = set()  # files that the background is writing
         self._current: tuple[object, Snapshot] | None = None  # the newest snapshot, and the state of `published` it is of
         try:
-            self._truth = Truth(path / "passages.sqlite", write=write)
+            self._source = _opened(path, write)
             try:
                 if write:
                     self._published = self._recover()
@@ -167,11 +273,9 @@ class EmbeddedStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.new-{os.getpid()}")
         try:
-            (draft / "terms").mkdir(parents=True)
+            draft.mkdir()
             with disk_full_explained(path):
-                index = uuid.uuid4().hex
-                Truth.create(draft / "passages.sqlite", {**manifest, "format": FORMAT, "index": index})
-                replace_file(draft / "published", [Published(index).to_bytes()])
+                _make(draft, {**manifest, "format": FORMAT, "index": uuid.uuid4().hex})
             draft.rename(path)
             sync_folder(path.parent)
         except BaseException:
@@ -195,28 +299,48 @@ class EmbeddedStore:
         encoder = self._truth.manifest["encoder"]
         return int(encoder["dims"]) if encoder else 0
 
+    @property
+    def home(self) -> Path:
+        """The folder that the files lie in: `path`, or the one that the last compaction has made in it."""
+        return self._source.home
+
+    @property
+    def _truth(self) -> Truth:
+        return self._source.truth
+
     def close(self) -> None:
-        """Close the files and give back the right to write."""
+        """Close the files and give back the right to write; a merge or compaction in the background is waited for."""
+        if self._tidier is not None:
+            self._tidier.join()
         self._truth.close()
         self._current = None
         self._release()
 
     def snapshot(self) -> Snapshot:
         """The newest published state. Cheap when nothing was published since the last call."""
-        path, current = self.path / "published", self._current
         while True:
+            source, current = self._source, self._current
+            path = source.home / "published"
             mark = _identity(path)
-            if current is not None and mark == current[0]:
+            if current is not None and mark == current[0] and current[1].truth is source.truth:
                 return current[1]
-            published = Published.read(path)
+            if mark is None and self._follow(source):
+                continue
             try:
-                snapshot = self._load(published, current[1] if current else None)
+                snapshot = self._load(source, Published.read(path), current[1] if current else None)
             except IndexFormatError:
                 if _identity(path) == mark:
                     raise
                 continue  # a writer has just replaced the files of that state: take the new one
             self._current = mark, snapshot
             return snapshot
+
+    def _follow(self, source: Source) -> bool:
+        """Go where a compaction has moved the index; False if it has not moved. Snapshots of before keep their files."""
+        if self._lock is not None or home_of(self.path) == source.home:
+            return self._source is not source
+        self._source = _opened(self.path, False)
+        return True
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that the index holds, as the writer sees it."""
@@ -231,19 +355,35 @@ class EmbeddedStore:
         """What all passages ever added have cost."""
         return self._truth.effort()
 
-    def append(self, rows: Sequence[Row], terms: Sequence[Sequence[str]], effort: Effort = NO_EFFORT) -> None:
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of each part."""
+        files = {"passages": "passages.sqlite*", "terms": "terms/*", "columns": "columns/*", "vectors": "vectors.i8"}
+        return {part: sum(map(_size, self.home.glob(name))) for part, name in files.items()}
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        terms: Sequence[Sequence[str]],
+        effort: Effort = NO_EFFORT,
+        *,
+        replacing: bool = False,
+    ) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
 
-        terms   the analysed content, one list a passage
-        effort  what it took to make these rows and terms
+        terms      the analysed content, one list a passage
+        effort     what it took to make these rows and terms
+        replacing  passages that the index holds under these ids are deleted by the same commit
         """
         self.refuse_reader()
         with self._writing, disk_full_explained(self.path):
             self._catch_up()
-            point = self._truth.append(rows, effort)
-            state = self._extend_terms(self._published, point.slots, terms)
+            point = self._truth.append(rows, effort, replacing=replacing)
+            fields = [terms_of(row.analysed_as, row.passage.title, row.passage.meta) for row in rows]
+            state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
+            state = self._extend(_COLUMNS, state, point.slots, lambda: gather(fields))
             state = self._extend_vectors(state, point.slots, [row.half for row in rows if row.half is not None])
             self._publish(replace(state, point=point))
+            self._tidy_later()
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages, all or none; durable when it returns. Raises BadInput naming an id that is not in the index."""
@@ -251,6 +391,152 @@ class EmbeddedStore:
         with self._writing, disk_full_explained(self.path):
             self._catch_up()
             self._publish(replace(self._published, point=self._truth.delete(ids)))
+            self._tidy_later()
+
+    def delete_where(self, where: Mapping[str, Any]) -> int:
+        """Delete the passages that fit a checked filter, all or none; returns how many. Durable when it returns."""
+        self.refuse_reader()
+        with self._writing, disk_full_explained(self.path):
+            self._catch_up()
+            slots = self.snapshot().slots(where).tolist()
+            if slots:
+                self._publish(replace(self._published, point=self._truth.delete_slots(slots)))
+                self._tidy_later()
+        return len(slots)
+
+    # --- merging and compaction
+
+    def compact(self) -> int:
+        """Write the index anew without what was deleted, and give the space back; returns how many deleted passages that were.
+
+        Passages are copied while others are added; what was committed meanwhile is brought over at the end. Readers go on
+        with the old files until their next search, and snapshots for as long as they live.
+        """
+        self.refuse_reader()
+        with self._tidying, disk_full_explained(self.path):
+            with self._writing:
+                self._catch_up()
+            dead = self._truth.point().slots - self._truth.live()
+            if dead:
+                self._compact()
+            while self._merge_behind():
+                pass
+        return dead
+
+    def _compact(self) -> None:
+        folder = self.path / "compacting"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            _make(folder, self.manifest)
+            draft = EmbeddedStore(folder, write=True)
+            draft._tidies = False
+            try:
+                draft.append([], [], self.effort())
+                at = START
+                while (now := self._truth.point()).slots - at.slots > _REPLAY:
+                    self._copy_to(draft, at, now)
+                    at = now
+                with self._writing:
+                    self._catch_up()
+                    self._copy_to(draft, at, self._truth.point())
+                    draft.close()
+                    self._move_to(folder)
+            finally:
+                draft.close()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _copy_to(self, draft: EmbeddedStore, since: Point, now: Point) -> None:
+        """Bring a copy of what lived at the point `since` to the point `now`."""
+        if gone := self._truth.gone(since, now):
+            draft.delete(gone)
+        start = since.slots
+        while page := self._truth.rows(start, now, _REPLAY):
+            rows = [row for _, row in page]
+            draft.append(rows, [self.analyzer.terms(row.passage.content, row.analysed_as) for row in rows])
+            start = page[-1][0] + 1
+
+    def _move_to(self, folder: Path) -> None:
+        """Make the closed copy in `folder` the index."""
+        (folder / "lock").unlink()
+        sync_folder(folder)
+        folder.rename(self.path / f"compacted-{_compactions(self.home) + 1:06d}")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Go on where the last compaction has put the index, and remove what was before.
+
+        Each write begins with it: should a step of it have failed, nothing is written to files that are no longer the index.
+        """
+        home = home_of(self.path)
+        if home != self.home:
+            sync_folder(self.path)
+            source = Source(home, Truth(home / "passages.sqlite", write=True))
+            self._published = Published.read(home / "published")
+            self._source = source
+        if home != self._settled:
+            _remove_all_but(self.path, home)
+            self._settled = home
+
+    def _tidy_later(self) -> None:
+        """Start merging or compacting in the background, if there is anything to do and nobody is at it."""
+        busy = self._tidier is not None and self._tidier.is_alive()
+        if busy or not self._tidies or not (self._overdue() or self._wasteful()):
+            return
+        self._tidier = threading.Thread(target=self._tidy, name="shortlist-tidy", daemon=True)
+        self._tidier.start()
+
+    def _tidy(self) -> None:
+        try:
+            if self._wasteful():
+                self.compact()
+            while self._merge_behind():
+                pass
+        except (ShortlistError, OSError) as error:  # nothing is lost; the next writer tries again
+            self._tidies = False
+            _log.warning("%s: tidying up in the background: %s", self.path, error)
+
+    def _overdue(self) -> tuple[Layer, tuple[str, ...]] | None:
+        """Files that are to become one, and of which kind."""
+        for layer in (_TERMS, _COLUMNS):
+            names = _names(layer, self._published)
+            for stop in range(len(names), 0, -1):
+                if group := _mergeable(names[:stop]):
+                    return layer, names[stop - group : stop]
+        return None
+
+    def _wasteful(self) -> bool:
+        """Whether so many passages are deleted that a compaction pays."""
+        slots = self._published.point.slots
+        return slots - self._truth.live() > max(_DEAD_LEAST, _DEAD_SHARE * slots)
+
+    def _merge_behind(self) -> bool:
+        """Merge the files that are overdue while others are added, then publish the result; False if there are none."""
+        with self._tidying, disk_full_explained(self.path):
+            with self._writing:
+                self._catch_up()
+                overdue = self._overdue()
+            if overdue is None:
+                return False
+            layer, group = overdue
+            whole = _joined(group)
+            self._drafts.add(whole)
+            try:
+                self._merge(layer, group, whole)
+                with self._writing:
+                    self._catch_up()
+                    names = _names(layer, self._published)
+                    at = names.index(group[0])
+                    self._publish(_with_names(self._published, layer, (*names[:at], whole, *names[at + len(group) :])))
+            finally:
+                self._drafts.discard(whole)
+            return True
+
+    def _merge(self, layer: Layer, group: Sequence[str], whole: str) -> None:
+        folder, index = self.home / layer.folder, self._published.index
+        segments = [layer.open(folder / name, index) for name in group]
+        layer.write(folder / whole, index, segments[0].first, layer.merge(segments))
 
     # --- bringing the derived files up to the truth
 
@@ -258,12 +544,13 @@ class EmbeddedStore:
         index = self._truth.manifest["index"]
         published = Published(index)
         with contextlib.suppress(IndexFormatError):
-            published = Published.read(self.path / "published")
+            published = Published.read(self.home / "published")
         now = self._truth.point()
         if published.index != index or published.point.generation > now.generation or published.point.slots > now.slots:
             published = Published(index)
         published = self._keep_sound(published)
-        (self.path / "terms").mkdir(exist_ok=True)
+        for layer in (_TERMS, _COLUMNS):
+            (self.home / layer.folder).mkdir(exist_ok=True)
         self._published = published
         with disk_full_explained(self.path):
             self._catch_up()
@@ -274,103 +561,123 @@ class EmbeddedStore:
         """What remains of the published state when damaged files are left out."""
         sound = published
         try:
-            for segment in self._open_segments(published, {}):
+            for segment in self._open_run(self.home, _TERMS, published, {}):
                 segment.verify()
         except IndexFormatError:
             sound = replace(sound, segments=(), point=START)
         try:
-            if self.dims:
-                self._open_vectors(published).verify()
+            for column in self._open_run(self.home, _COLUMNS, published, {}):
+                column.verify()
         except IndexFormatError:
-            (self.path / "vectors.i8").unlink(missing_ok=True)  # readers keep the file that they have mapped
+            sound = replace(sound, columns=(), point=START)
+        try:
+            if self.dims:
+                self._open_vectors(self.home, published).verify()
+        except IndexFormatError:
+            (self.home / "vectors.i8").unlink(missing_ok=True)  # readers keep the file that they have mapped
             sound = replace(sound, rows=0, sums=(), point=START)
         return sound
 
     def _catch_up(self) -> None:
+        self._settle()
         point = self._truth.point()
-        if point == self._published.point and (self.path / "published").exists():
+        if point == self._published.point and (self.home / "published").exists():
             return
-        while (covered := _covered(self._published)) < point.slots:
+        while (covered := _covered(self._published.segments)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)
             terms = [self.analyzer.terms(content, lang) for content, lang in self._truth.contents(covered, stop)]
-            self._published = self._extend_terms(self._published, stop, terms)
+            self._published = self._extend(_TERMS, self._published, stop, partial(invert, terms))
+        while (covered := _covered(self._published.columns)) < point.slots:
+            stop = min(covered + _REPLAY, point.slots)
+            fields = [terms_of(*fields) for fields in self._truth.fields(covered, stop)]
+            self._published = self._extend(_COLUMNS, self._published, stop, partial(gather, fields))
         while self.dims and self._published.rows < point.slots:
             stop = min(self._published.rows + _REPLAY, point.slots)
             halves = self._truth.halves(range(self._published.rows, stop), self.dims)
             self._published = self._extend_vectors(self._published, stop, halves)
         self._publish(replace(self._published, point=point))
 
-    def _extend_terms(self, state: Published, stop: int, terms: Sequence[Sequence[str]]) -> Published:
-        start = _covered(state)
+    def _extend(self, layer: Layer, state: Published, stop: int, content: Callable[[], Any]) -> Published:
+        """Cover the slots up to `stop` with a file of `content`, and merge small files."""
+        names = _names(layer, state)
+        start = _covered(names)
         if start == stop:
             return state
-        name = _segment_name(start, stop)
-        write_segment(self.path / "terms" / name, state.index, start, invert(terms))
-        names = [*state.segments, name]
-        while group := _mergeable(names):
-            whole = _segment_name(_span(names[-group])[0], stop)
-            segments = [Segment(self.path / "terms" / one, state.index) for one in names[-group:]]
-            write_segment(self.path / "terms" / whole, state.index, segments[0].first, merge(segments))
-            names[-group:] = [whole]
-        return replace(state, segments=tuple(names))
+        names = (*names, _segment_name(start, stop))
+        layer.write(self.home / layer.folder / names[-1], state.index, start, content())
+        while (group := _mergeable(names)) and stop - _span(names[-group])[0] <= _MERGE_NOW:
+            whole = _joined(names[-group:])
+            self._merge(layer, names[-group:], whole)
+            names = (*names[:-group], whole)
+        return _with_names(state, layer, names)
 
     def _extend_vectors(self, state: Published, stop: int, halves: Sequence[HalfArray] | HalfArray) -> Published:
         if not self.dims or state.rows == stop:
             return state
         size = state.rows * stride(self.dims)
         rows = rows_of(np.asarray(halves, dtype=np.float32))  # of the stored float16, so that a rebuild gives the same bytes
-        sums = append_rows(self.path / "vectors.i8", size, list(state.sums), rows)
+        sums = append_rows(self.home / "vectors.i8", size, list(state.sums), rows)
         if state.rows == 0:
-            sync_folder(self.path)
+            sync_folder(self.home)
         return replace(state, rows=stop, sums=tuple(sums))
 
     def _publish(self, state: Published) -> None:
         state = replace(state, languages=tuple(self._truth.languages()))
-        replace_file(self.path / "published", [state.to_bytes()])
+        replace_file(self.home / "published", [state.to_bytes()])
         self._published = state
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove segments that were merged, and what crashes left behind; readers keep the files that they have mapped."""
-        for file in (self.path / "terms").iterdir():
-            if file.name not in self._published.segments:
-                file.unlink()
+        """Remove files that were merged, and what crashes left behind; readers keep the files that they have mapped."""
+        for layer in (_TERMS, _COLUMNS):
+            wanted = {*_names(layer, self._published), *self._drafts}
+            for file in (self.home / layer.folder).iterdir():
+                if file.name.removesuffix(".new") not in wanted:
+                    file.unlink()
 
     # --- opening the derived files
 
-    def _load(self, published: Published, old: Snapshot | None) -> Snapshot:
-        if published.index != self._truth.manifest["index"]:
-            raise IndexFormatError(f"{self.path}: `published` belongs to another index. {REBUILD}")
-        now = self._truth.point()
+    def _load(self, source: Source, published: Published, old: Snapshot | None) -> Snapshot:
+        if published.index != source.truth.manifest["index"]:
+            raise IndexFormatError(f"{source.home}: `published` belongs to another index. {REBUILD}")
+        now = source.truth.point()
         if published.point.generation > now.generation or published.point.slots > now.slots:
-            raise IndexFormatError(f"{self.path}: the derived files are newer than passages.sqlite. {REBUILD}")
-        known = {one.path.name: one for one in old.segments} if old else {}
-        segments = self._open_segments(published, known)
-        vectors = self._open_vectors(published) if self.dims else None
-        if vectors and old and old.vectors:
-            vectors.trust(old.vectors)
+            raise IndexFormatError(f"{source.home}: the derived files are newer than passages.sqlite. {REBUILD}")
+        if old is not None and old.truth is not source.truth:
+            old = None
+        files = self._open_files(source.home, published, old.files if old else None)
         dead = np.zeros(published.point.slots, dtype=np.uint8)
         since = 0
         if old is not None and len(old.dead) <= len(dead):
             dead[: len(old.dead)] = old.dead
             since = old.published.point.generation
-        dead[self._truth.tombstones(since, published.point.generation)] = 1
-        return Snapshot(self._truth, published, segments, vectors, dead)
+        dead[source.truth.tombstones(since, published.point.generation)] = 1
+        return Snapshot(source.truth, published, files, dead)
 
-    def _open_segments(self, published: Published, known: Mapping[str, Segment]) -> list[Segment]:
-        folder = self.path / "terms"
-        segments = [known.get(name) or Segment(folder / name, published.index) for name in published.segments]
+    def _open_files(self, home: Path, published: Published, old: Derived | None) -> Derived:
+        vectors = self._open_vectors(home, published) if self.dims else None
+        if vectors and old and old.vectors:
+            vectors.trust(old.vectors)
+        columns = None
+        if _covered(published.columns) == published.point.slots:
+            columns = self._open_run(home, _COLUMNS, published, _by_name(old.columns if old else None))
+        return Derived(self._open_run(home, _TERMS, published, _by_name(old.segments if old else None)), columns, vectors)
+
+    def _open_run(self, home: Path, layer: Layer, published: Published, known: Mapping[str, Any]) -> list[Any]:
+        folder = home / layer.folder
+        names = _names(layer, published)
+        segments = [known.get(name) or layer.open(folder / name, published.index) for name in names]
         ends = [0, *(one.first + one.count for one in segments)]
         if [one.first for one in segments] != ends[:-1] or ends[-1] != published.point.slots:
             raise IndexFormatError(f"{folder}: the segments do not cover the passages 0 to {published.point.slots}. {REBUILD}")
         return segments
 
-    def _open_vectors(self, published: Published) -> Vectors:
+    def _open_vectors(self, home: Path, published: Published) -> Vectors:
         if published.rows != published.point.slots:
-            raise IndexFormatError(f"{self.path}: {published.rows} vectors for {published.point.slots} passages. {REBUILD}")
+            raise IndexFormatError(f"{home}: {published.rows} vectors for {published.point.slots} passages. {REBUILD}")
         if not published.rows:
-            return Vectors(self.path / "published", 0, self.dims, [])
-        return Vectors(self.path / "vectors.i8", published.rows, self.dims, list(published.sums))
+            return Vectors(home / "published", 0, self.dims, [])
+        return Vectors(home / "vectors.i8", published.rows, self.dims, list(published.sums))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -387,10 +694,62 @@ def _identity(path: Path) -> object:
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
+def home_of(path: Path) -> Path:
+    """The folder that holds the files of the index at `path`: `path` itself, or what the newest compaction has made in it."""
+    return max(path.glob("compacted-[0-9]*"), default=path)
+
+
+def _compactions(home: Path) -> int:
+    return int(home.name.partition("-")[2]) if home.name.startswith("compacted-") else 0
+
+
+def _make(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """The files of an empty index."""
+    for layer in (_TERMS, _COLUMNS):
+        (folder / layer.folder).mkdir()
+    Truth.create(folder / "passages.sqlite", manifest)
+    replace_file(folder / "published", [Published(manifest["index"]).to_bytes()])
+
+
+def _opened(path: Path, write: bool) -> Source:
+    while True:
+        home = home_of(path)
+        try:
+            return Source(home, Truth(home / "passages.sqlite", write=write))
+        except ShortlistError:
+            if home_of(path) == home:
+                raise  # else a compaction has just moved the index
+
+
+def _remove_all_but(path: Path, home: Path) -> None:
+    """Remove what the index at `path` was before its last compaction, and drafts; whoever has the files open keeps them.
+
+    `published` goes first: it is where readers notice.
+    """
+    sync_folder(path)
+    for old in path.glob("compacted-[0-9]*"):
+        if old != home:
+            (old / "published").unlink(missing_ok=True)
+            shutil.rmtree(old, ignore_errors=True)
+    if home != path:
+        for name in ("published", "passages.sqlite", "passages.sqlite-wal", "passages.sqlite-shm", "vectors.i8"):
+            (path / name).unlink(missing_ok=True)
+        for layer in (_TERMS, _COLUMNS):
+            shutil.rmtree(path / layer.folder, ignore_errors=True)
+    shutil.rmtree(path / "compacting", ignore_errors=True)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file, 0 if a writer has just removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_size
+    return 0
+
+
 def _refuse_foreign(path: Path) -> None:
     if not path.exists():
         raise BadInput(f"{path}: no such index. Create one with Index.create or `shortlist index`.")
-    if not (path / "passages.sqlite").is_file():
+    if not (home_of(path) / "passages.sqlite").is_file():
         raise IndexFormatError(f"{path} is not an index: it holds no passages.sqlite. Give the folder that Index.create made.")
 
 
@@ -403,8 +762,25 @@ def _span(name: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def _covered(published: Published) -> int:
-    return _span(published.segments[-1])[1] if published.segments else 0
+def _covered(names: Sequence[str]) -> int:
+    """Slots that adjacent files describe, by their names."""
+    return _span(names[-1])[1] if names else 0
+
+
+def _joined(names: Sequence[str]) -> str:
+    return _segment_name(_span(names[0])[0], _span(names[-1])[1])
+
+
+def _names(layer: Layer, published: Published) -> tuple[str, ...]:
+    return published.segments if layer is _TERMS else published.columns
+
+
+def _with_names(published: Published, layer: Layer, names: tuple[str, ...]) -> Published:
+    return replace(published, segments=names) if layer is _TERMS else replace(published, columns=names)
+
+
+def _by_name(segments: Sequence[Any] | None) -> dict[str, Any]:
+    return {one.path.name: one for one in segments or ()}
 
 
 def _mergeable(names: Sequence[str]) -> int:

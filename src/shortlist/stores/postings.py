@@ -1,28 +1,22 @@
 """Posting segments: immutable files with the terms of a run of slots, and BM25 over several of them.
 
-A segment file, all numbers little-endian:
+A segment is a file of sections.py with the magic "SLTERMS1":
 
-    8 bytes  magic "SLTERMS1"
-    u32 u32  length and CRC-32 of the JSON header that follows
-    JSON     {"index", "first", "count", "block", "sums", "sections": {name: [start, bytes]}}; zero bytes up to a multiple of 64
-    body     sections, each at a multiple of 64 bytes from the body's start; one CRC-32 a block of the body in "sums":
-             lengths u32[count]        terms of each slot, with repeats
-             offsets u64[terms + 1]    term i is bytes[offsets[i]:offsets[i + 1]]
-             bytes   UTF-8 of the terms, ascending
-             starts  u64[terms + 1]    postings of term i are starts[i]:starts[i + 1]
-             slots   u32[postings]     relative to `first`, ascending within a term
-             tf      u8|u16|u32[postings], as wide as the segment's largest needs
+    lengths u32[count]        terms of each slot, with repeats
+    offsets u64[terms + 1]    term i is bytes[offsets[i]:offsets[i + 1]]
+    bytes   UTF-8 of the terms, ascending
+    starts  u64[terms + 1]    postings of term i are starts[i]:starts[i + 1]
+    slots   u32[postings]     relative to `first`, ascending within a term
+    tf      u8|u16|u32[postings], as wide as the segment's largest needs
 """
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +25,11 @@ import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.errors import IndexFormatError
-from shortlist.stores.durable import REBUILD, CheckedMap, block_sums, replace_file
+from shortlist.stores.durable import REBUILD
+from shortlist.stores.sections import Sections, write_sections
 from shortlist.types import ByteArray, FloatArray
 
 _MAGIC = b"SLTERMS1"
-_PREAMBLE = struct.Struct("<8sII")
-_ALIGN = 64
-_BLOCK = 1 << 16
 _WIDTHS = {1: "<u1", 2: "<u2", 4: "<u4"}
 
 
@@ -87,21 +79,7 @@ def write_segment(path: Path, index: str, first: int, postings: Postings) -> Non
         "slots": postings.slots.astype("<u4", copy=False),
         "tf": postings.tf.astype(_WIDTHS[width], copy=False),
     }
-    body: list[bytes | memoryview] = []
-    sections: dict[str, list[int]] = {}
-    sums: list[int] = []
-    at = 0
-    for name, array in arrays.items():
-        sections[name] = [at, array.nbytes]
-        for piece in (np.ascontiguousarray(array).view(np.uint8).data, bytes(-array.nbytes % _ALIGN)):
-            sums = block_sums(piece, _BLOCK, sums, at)
-            body.append(piece)
-            at += len(piece)
-    fields = {"index": index, "first": first, "count": len(postings.lengths), "block": _BLOCK, "sums": sums}
-    header = json.dumps({**fields, "sections": sections}).encode()
-    preamble = _PREAMBLE.pack(_MAGIC, len(header), zlib.crc32(header))
-    filler = bytes(-(_PREAMBLE.size + len(header)) % _ALIGN)
-    replace_file(path, [preamble, header, filler, *body])
+    write_sections(path, _MAGIC, index, first, len(postings.lengths), arrays)
 
 
 class Segment:
@@ -112,63 +90,52 @@ class Segment:
 
     def __init__(self, path: Path, index: str) -> None:
         self.path = path
+        self._file = Sections(path, _MAGIC, index)
+        self.first, self.count = self._file.first, self._file.count
         try:
-            self._open(*_read_header(path), index)
-        except (KeyError, TypeError, ValueError, IndexError) as error:  # a header that is whole but says nonsense
-            raise self._damaged(error) from error
+            self._open()
+        except (KeyError, TypeError, ValueError) as error:  # a header that is whole but says nonsense
+            raise self._file.damaged(error) from error
 
-    def _open(self, header: dict[str, Any], start: int, index: str) -> None:
-        path = self.path
-        if header["index"] != index:
-            raise IndexFormatError(f"{path}: belongs to another index. {REBUILD}")
-        self.first: int = header["first"]
-        self.count: int = header["count"]
-        self._sections: dict[str, list[int]] = header["sections"]
-        size = max(at + length + (-length % _ALIGN) for at, length in self._sections.values())
-        self._body = CheckedMap(path, start, size, header["block"], header["sums"])
-        self.lengths: npt.NDArray[np.uint32] = self._section("lengths", "<u4")
-        self._offsets: npt.NDArray[np.uint64] = self._section("offsets", "<u8")
-        self._bytes: ByteArray = self._section("bytes", "u1")
-        self._starts: npt.NDArray[np.uint64] = self._section("starts", "<u8")
-        self._postings = self._sections["slots"][1] // 4
-        self._width = self._sections["tf"][1] // self._postings if self._postings else 1
+    def _open(self) -> None:
+        self.lengths: npt.NDArray[np.uint32] = self._file.whole("lengths", "<u4")
+        self._offsets: npt.NDArray[np.uint64] = self._file.whole("offsets", "<u8")
+        self._bytes: ByteArray = self._file.whole("bytes", "u1")
+        self._starts: npt.NDArray[np.uint64] = self._file.whole("starts", "<u8")
+        self._postings = self._file.bytes_of("slots") // 4
+        self._width = self._file.bytes_of("tf") // self._postings if self._postings else 1
         if len(self.lengths) != self.count or self._width not in _WIDTHS:
-            raise IndexFormatError(f"{path}: sections that do not fit together. {REBUILD}")
+            raise self._file.damaged("sections that do not fit together")
+
+    @cached_property
+    def total(self) -> int:
+        """Terms of all slots together, deleted ones too."""
+        return int(self.lengths.sum(dtype=np.int64))
 
     def find(self, terms: list[bytes]) -> list[int]:
         """Places of the terms in the dictionary, -1 for those that are not in it."""
         try:
             return _native.find_terms(self._offsets, self._bytes, terms)
         except RuntimeError as error:
-            raise self._damaged(error) from error
+            raise self._file.damaged(error) from error
 
     def postings(self, place: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.unsignedinteger[Any]]]:
         """(slots relative to `first`, tf) of the term at this place."""
         start, stop = int(self._starts[place]), int(self._starts[place + 1])
         if not start <= stop <= self._postings:
             raise IndexFormatError(f"{self.path}: a posting list leads outside the file. {REBUILD}")
-        return self._slice("slots", "<u4", start, stop), self._slice("tf", _WIDTHS[self._width], start, stop)
+        return self._file.part("slots", "<u4", start, stop), self._file.part("tf", _WIDTHS[self._width], start, stop)
 
     def verify(self) -> None:
         """Check the whole file. Raises IndexFormatError."""
-        self._slice("slots", "<u4", 0, self._postings)
-        self._slice("tf", _WIDTHS[self._width], 0, self._postings)
+        self._file.part("slots", "<u4", 0, self._postings)
+        self._file.part("tf", _WIDTHS[self._width], 0, self._postings)
 
     def part(self, shift: int) -> tuple[Any, ...]:
         """The verified arrays as the native merge wants them."""
-        slots = self._slice("slots", "<u4", 0, self._postings)
-        tf = self._slice("tf", _WIDTHS[self._width], 0, self._postings)
+        slots = self._file.part("slots", "<u4", 0, self._postings)
+        tf = self._file.part("tf", _WIDTHS[self._width], 0, self._postings)
         return (self._offsets, self._bytes, self._starts, slots, tf, shift)
-
-    def _section(self, name: str, dtype: str) -> npt.NDArray[Any]:
-        return self._slice(name, dtype, 0, self._sections[name][1] // np.dtype(dtype).itemsize)
-
-    def _slice(self, name: str, dtype: str, start: int, stop: int) -> npt.NDArray[Any]:
-        at, width = self._sections[name][0], np.dtype(dtype).itemsize
-        return self._body[at + start * width : at + stop * width].view(dtype)
-
-    def _damaged(self, error: Exception) -> IndexFormatError:
-        return IndexFormatError(f"{self.path}: {error}. {REBUILD}")
 
 
 def merge(segments: Sequence[Segment]) -> Postings:
@@ -210,20 +177,3 @@ def bm25(segments: Sequence[Segment], terms: Sequence[str], dead: ByteArray, nor
 
 def _live_count(segment: Segment, slots: npt.NDArray[np.uint32], dead: ByteArray) -> int:
     return _native.live_postings(slots, dead[segment.first : segment.first + segment.count])
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The JSON header and where the body starts."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_PREAMBLE.size)
-            magic, length, check = _PREAMBLE.unpack(start)
-            text = file.read(min(length, path.stat().st_size))
-    except FileNotFoundError as error:
-        raise IndexFormatError(f"{path}: the file is missing. {REBUILD}") from error
-    except struct.error as error:
-        raise IndexFormatError(f"{path}: the file is cut off. {REBUILD}") from error
-    if magic != _MAGIC or len(text) != length or zlib.crc32(text) != check:
-        raise IndexFormatError(f"{path}: the header is damaged or of another format. {REBUILD}")
-    end = _PREAMBLE.size + length
-    return json.loads(text), end + (-end % _ALIGN)

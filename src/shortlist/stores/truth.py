@@ -11,6 +11,7 @@ import json
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.quantize import HalfArray
 from shortlist.stores.durable import SAFE_AFTER_FULL_DISK, sync_folder
-from shortlist.types import Passage
+from shortlist.types import Json, Passage
 
 FORMAT = 1
 
@@ -39,6 +40,7 @@ CREATE INDEX tombstones ON passages (deleted) WHERE deleted > 0;
 CREATE TABLE vectors (slot INTEGER PRIMARY KEY, half BLOB NOT NULL);
 CREATE TABLE languages (lang TEXT PRIMARY KEY, live INTEGER NOT NULL) WITHOUT ROWID;
 """
+_COMPARISONS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _LIVE = "slot < :slots AND (deleted = 0 OR deleted > :generation)"
 
 
@@ -89,6 +91,7 @@ class Truth:
             except BaseException:
                 self._db.close()
                 raise
+        weakref.finalize(self, self._db.close)  # after a compaction the last snapshot of the old files lets go of them
 
     @staticmethod
     def create(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -116,9 +119,19 @@ class Truth:
         """What all passages ever added have cost."""
         return Effort(*self._rows("SELECT analyze_s, encode_s FROM state")[0])
 
-    def append(self, rows: Sequence[Row], effort: Effort = NO_EFFORT) -> Point:
-        """Commit passages under the next slots, all or none; returns where the index stands after it."""
+    def live(self) -> int:
+        """How many passages are not deleted."""
+        (count,) = self._rows("SELECT coalesce(sum(live), 0) FROM languages")[0]
+        return int(count)
+
+    def append(self, rows: Sequence[Row], effort: Effort = NO_EFFORT, *, replacing: bool = False) -> Point:
+        """Commit passages under the next slots, all or none; returns where the index stands after it.
+
+        With `replacing` live passages of the same ids are marked deleted by the same commit.
+        """
         with self._transaction() as before:
+            if replacing:
+                self._mark(before, self._find([row.passage.id for row in rows]))
             slots = range(before.slots, before.slots + len(rows))
             self._db.executemany(
                 "INSERT INTO passages (slot, id, text, title, lang, analysed_as, meta) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -140,24 +153,41 @@ class Truth:
     def delete(self, ids: Sequence[str]) -> Point:
         """Mark live passages deleted, all or none. Raises BadInput naming an id that is not in the index."""
         with self._transaction() as before:
-            found = self._rows(
-                "SELECT p.id, p.slot, p.analysed_as FROM json_each(?) AS wanted "
-                "CROSS JOIN passages AS p ON p.id = wanted.value AND p.deleted = 0",
-                [json.dumps(list(ids))],
-            )
+            found = self._find(ids)
             missing = set(ids) - {name for name, _, _ in found}
             if missing:
                 raise BadInput(f"no passage with the id {min(missing)!r} is in the index; nothing was deleted.")
-            marks = [(before.generation + 1, slot) for _, slot, _ in found]
-            self._db.executemany("UPDATE passages SET deleted = ? WHERE slot = ?", marks)
-            self._count_languages((lang for _, _, lang in found), -1)
+            self._mark(before, found)
             self._db.execute("UPDATE state SET generation = generation + 1")
         return Point(before.generation + 1, before.slots)
 
+    def delete_slots(self, slots: Sequence[int]) -> Point:
+        """Mark the live passages of these slots deleted, all or none."""
+        sql = (
+            "SELECT p.id, p.slot, p.analysed_as FROM json_each(?) AS wanted "
+            "CROSS JOIN passages AS p ON p.slot = wanted.value AND p.deleted = 0"
+        )
+        with self._transaction() as before:
+            self._mark(before, self._rows(sql, [json.dumps(list(slots))]))
+            self._db.execute("UPDATE state SET generation = generation + 1")
+        return Point(before.generation + 1, before.slots)
+
+    def _find(self, ids: Iterable[str]) -> list[tuple[str, int, str]]:
+        """(id, slot, language of analysis) of those of `ids` that a live passage has."""
+        sql = (
+            "SELECT p.id, p.slot, p.analysed_as FROM json_each(?) AS wanted "
+            "CROSS JOIN passages AS p ON p.id = wanted.value AND p.deleted = 0"
+        )
+        return self._rows(sql, [json.dumps(list(ids))])
+
+    def _mark(self, before: Point, found: Sequence[tuple[str, int, str]]) -> None:
+        marks = [(before.generation + 1, slot) for _, slot, _ in found]
+        self._db.executemany("UPDATE passages SET deleted = ? WHERE slot = ?", marks)
+        self._count_languages((lang for _, _, lang in found), -1)
+
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of `ids` that a live passage has."""
-        sql = "SELECT p.id FROM json_each(?) AS wanted CROSS JOIN passages AS p ON p.id = wanted.value AND p.deleted = 0"
-        return {name for (name,) in self._rows(sql, [json.dumps(list(ids))])}
+        return {name for name, _, _ in self._find(ids)}
 
     def get(self, ids: Sequence[str], at: Point) -> dict[str, Passage]:
         """Passages of these ids that live at this point."""
@@ -168,13 +198,18 @@ class Truth:
         rows = self._rows(sql, {"ids": json.dumps(list(ids)), "slots": at.slots, "generation": at.generation})
         return {row[0]: _passage(row) for row in rows}
 
-    def passages(self, at: Point, page: int = 1000) -> Iterator[Passage]:
-        """All passages that live at this point, in the order in which they came, read page by page."""
+    def passages(self, at: Point, slots: Sequence[int] | None = None, page: int = 1000) -> Iterator[Passage]:
+        """All passages that live at this point, or those of live `slots`, in the order in which they came, page by page."""
         columns = "id, text, title, lang, meta, slot"
+        if slots is not None:
+            sql = f"SELECT {columns} FROM passages WHERE slot IN (SELECT value FROM json_each(?)) ORDER BY slot"
+            for first in range(0, len(slots), page):
+                yield from map(_passage, self._rows(sql, [json.dumps(slots[first : first + page])]))
+            return
         sql = f"SELECT {columns} FROM passages WHERE slot >= :start AND {_LIVE} ORDER BY slot LIMIT :page"
         start = 0
         while rows := self._rows(sql, {"start": start, "slots": at.slots, "generation": at.generation, "page": page}):
-            yield from (_passage(row) for row in rows)
+            yield from map(_passage, rows)
             start = rows[-1][5] + 1
 
     def contents(self, start: int, stop: int) -> list[tuple[str, str]]:
@@ -184,6 +219,39 @@ class Truth:
         if len(rows) != stop - start:
             raise self._incomplete(f"{len(rows)} of the passages {start} to {stop - 1}")
         return rows
+
+    def fields(self, start: int, stop: int) -> list[tuple[str, str, dict[str, Json]]]:
+        """(language of analysis, title, metadata) of slots start..stop-1, deleted ones too."""
+        sql = "SELECT analysed_as, title, meta FROM passages WHERE slot >= ? AND slot < ? ORDER BY slot"
+        with _explained(self._path):
+            rows = [(lang, title, json.loads(meta)) for lang, title, meta in self._rows(sql, (start, stop))]
+        if len(rows) != stop - start:
+            raise self._incomplete(f"{len(rows)} of the passages {start} to {stop - 1}")
+        return rows
+
+    def rows(self, start: int, at: Point, page: int) -> list[tuple[int, Row]]:
+        """(slot, row) of the first `page` passages that live at this point, from the slot `start` on."""
+        sql = (
+            "SELECT id, text, title, lang, meta, slot, analysed_as, half FROM passages LEFT JOIN vectors USING (slot) "
+            f"WHERE slot >= :start AND {_LIVE} ORDER BY slot LIMIT :page"
+        )
+        found = self._rows(sql, {"start": start, "slots": at.slots, "generation": at.generation, "page": page})
+        with _explained(self._path):
+            return [(row[5], Row(_passage(row), row[6], _half(row[7]))) for row in found]
+
+    def gone(self, since: Point, at: Point) -> list[str]:
+        """Ids of the passages that lived at the point `since` and no longer do at the point `at`."""
+        sql = "SELECT id FROM passages WHERE slot < ? AND deleted > ? AND deleted <= ? AND deleted > 0"
+        return [name for (name,) in self._rows(sql, (since.slots, since.generation, at.generation))]
+
+    def slots_of(self, condition: Mapping[str, Any]) -> list[int]:
+        """Slots of the passages, deleted ones too, whose ids fit a checked condition of a filter on strings."""
+        if "in" in condition:
+            test, values = "id IN (SELECT value FROM json_each(?))", [json.dumps(condition["in"])]
+        else:
+            test = " AND ".join(f"id {_COMPARISONS[name]} ?" for name in condition)
+            values = list(condition.values())
+        return [slot for (slot,) in self._rows(f"SELECT slot FROM passages WHERE {test}", values)]
 
     def ids(self, slots: npt.NDArray[np.uint32]) -> list[str]:
         """The ids of these slots, in the same order."""
@@ -261,6 +329,10 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
 
 def _passage(row: Sequence[Any]) -> Passage:
     return Passage(id=row[0], text=row[1], title=row[2], lang=row[3], meta=json.loads(row[4]))
+
+
+def _half(blob: bytes | None) -> HalfArray | None:
+    return None if blob is None else np.frombuffer(blob, dtype="<f2")
 
 
 @contextlib.contextmanager

@@ -80,5 +80,12 @@ class Vectors:
         slots, scores = _native.scan_int8(data, self.dims, stride(self.dims), values[0], dead, k, threads)
         return slots, scores * scales[0]
 
+    def scan_some(self, query: FloatArray, slots: npt.NDArray[np.int64], k: int) -> tuple[npt.NDArray[np.uint32], FloatArray]:
+        """`scan` over the rows of these slots (ascending) alone, which are gathered: for slots far fewer than rows."""
+        values, scales = to_int8(query[None, :])
+        rows = self._all().reshape(self.count, stride(self.dims))[slots].reshape(-1)
+        places, scores = _native.scan_int8(rows, self.dims, stride(self.dims), values[0], np.zeros(len(slots), np.uint8), k)
+        return slots[places].astype(np.uint32), scores * scales[0]
+
     def _all(self) -> ByteArray:
         return self._map[0 : self.count * stride(self.dims)]

@@ -1,0 +1,161 @@
+"""What changing and filtering a large index costs: add, upsert and delete one passage, the first search after it, filters.
+
+    python bench/updates.py [--passages 1000000] [--dims 384] [--folder FOLDER]
+
+Texts are drawn from a Zipf vocabulary and vectors at random, by an encoder that does nothing else: the figures are times, not
+quality. Metadata: a url and a number for every passage, a field that fits 1 % and one that fits 50 %. Prints Markdown: medians
+in milliseconds. --few prints at which share of passages gathering rows becomes slower than scanning all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from shortlist.filters import checked
+from shortlist.index import Index
+from shortlist.stores.embedded import Snapshot
+from shortlist.types import Passage
+
+ROUNDS = 9
+
+
+class RandomEncoder:
+    """Random unit vectors."""
+
+    name = address = "random"
+    fingerprint = "0" * 64
+
+    def __init__(self, dims: int) -> None:
+        self.dims, self._rng = dims, np.random.default_rng(0)
+
+    def encode_counted(self, texts: Sequence[str], *, kind: str = "", progress: Any = None) -> tuple[Any, Any]:
+        vectors = self._rng.standard_normal((len(texts), self.dims), dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.zeros(len(texts), np.int32)
+
+
+def passages(count: int, prefix: str = "p") -> Iterator[Passage]:
+    rng = np.random.default_rng(1)
+    for number in range(count):
+        words = rng.zipf(1.3, 40) % 200_000
+        meta = {"url": f"https://example.org/{prefix}/{number:09d}", "n": number, "c": number % 100, "half": number % 2}
+        yield Passage(f"{prefix}{number}", " ".join(f"w{word}" for word in words), lang="en", meta=meta)
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return (perf_counter() - start) * 1000
+
+
+def median(work: Callable[[], object]) -> float:
+    return statistics.median(milliseconds(work) for _ in range(ROUNDS))
+
+
+def each(work: Callable[[list[Passage]], object], some: Sequence[Passage]) -> float:
+    """The median over passages, one at a time."""
+    return statistics.median(milliseconds(partial(work, [one])) for one in some)
+
+
+def changes(index: Index) -> dict[str, float]:
+    """Milliseconds of each change of one passage, and of the first search of each kind after one."""
+    fresh = list(passages(10 * ROUNDS, "new"))
+    found = {"add one": each(index.add, fresh[:ROUNDS])}
+    moved = [replace(one, text=one.text + " more") for one in fresh[:ROUNDS]]
+    found["upsert one"] = each(index.upsert, moved)
+    found["upsert one, unchanged"] = each(index.upsert, moved)
+    found["delete one"] = each(lambda some: index.delete([some[0].id]), moved)
+    for place, first in enumerate(("bm25", "dense"), 1):
+        search = partial(index.search, "w900 w90000", first=first)
+        times = []
+        for number in range(ROUNDS):
+            index.add([fresh[ROUNDS * place + number]])
+            times.append(milliseconds(search))
+        found[f"first {first} search after an add"] = statistics.median(times)
+        found[f"{first} search"] = median(search)
+    return found
+
+
+def filters(index: Index) -> dict[str, float]:
+    """Milliseconds of a filter's slots, on a snapshot that has not seen it, and of searches with it."""
+    count = len(index)
+    shares = {
+        "1 %": {"c": 7},
+        "50 %": {"half": 1},
+        "50 % by a range of distinct numbers": {"n": {"lt": count // 2}},
+        "1 % by a range of urls": {"url": {"lt": f"https://example.org/p/{count // 100:09d}"}},
+        "99 %": {"not": {"c": 7}},
+    }
+    found = {}
+    for name, where in shares.items():
+        index.search("w900", first="bm25", where=where)  # verifies what it reads
+        found[f"slots, {name}"] = statistics.median(_slots_ms(index, where) for _ in range(ROUNDS))
+        for first in ("bm25", "dense"):
+            found[f"{first}, {name}"] = median(partial(index.search, "w900 w90000", first=first, where=where))
+    return found
+
+
+def _slots_ms(index: Index, where: Any) -> float:
+    snapshot = index._store.snapshot()
+    fresh = Snapshot(snapshot.truth, snapshot.published, snapshot.files, snapshot.dead)
+    return milliseconds(partial(fresh.slots, checked(where)))
+
+
+def border(index: Index) -> None:
+    """Print the time of a scan with a mask beside that of gathering, by the share of slots that a filter leaves."""
+    snapshot = index._store.snapshot()
+    vectors, count = snapshot.files.vectors, len(snapshot.dead)
+    rng = np.random.default_rng(2)
+    query = rng.standard_normal(vectors.dims).astype(np.float32)
+    for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
+        shown = rng.random(count) < share
+        hidden, slots = (~shown).view(np.uint8), np.flatnonzero(shown)
+        scan = min(milliseconds(partial(vectors.scan, query, hidden, 225)) for _ in range(5))
+        some = min(milliseconds(partial(vectors.scan_some, query, slots, 225)) for _ in range(5))
+        print(f"| {share:.0%} | {scan:.2f} | {some:.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passages", type=int, default=1_000_000)
+    parser.add_argument("--dims", type=int, default=384)
+    parser.add_argument("--folder", type=Path, help="keep the index here, and use it if it is there")
+    parser.add_argument("--few", action="store_true")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp()) / "updates.idx"
+    encoder: Any = RandomEncoder(args.dims)
+    try:
+        if not folder.exists():
+            with Index.create(folder, encoder=encoder) as index:
+                print(f"built in {milliseconds(lambda: index.add(passages(args.passages))) / 1000:.0f} s")
+        with Index.open(folder, encoder=encoder, write=True) as index:
+            print(f"{len(index):,} passages, bytes {index.sizes()}, {len(index._store._published.segments)} segments\n")
+            index.search("w900", first="bm25")
+            if args.few:
+                border(index)
+                return
+            index.search("w900", first="dense")
+            print("| what | ms |\n|---|---:|")
+            for name, ms in {**filters(index), **changes(index)}.items():
+                print(f"| {name} | {ms:.2f} |")
+            index.delete(where={"url": {"gte": "https://example.org/new/", "lt": "https://example.org/new0"}})
+            if args.folder is None:
+                count = index.delete(where={"c": {"lt": 10}})
+                print(f"| compaction with {count:,} of {args.passages:,} deleted | {milliseconds(index.compact):.0f} |")
+    finally:
+        if args.folder is None:
+            shutil.rmtree(folder.parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Column segments: immutable files with the values of the fields of a run of slots, for filters.
+
+A segment is a file of sections.py with the magic "SLFIELD1". It is an inverted list: the terms of filters.py, one a value that
+occurs, and for each the slots that have it. Many values or few, one a passage or several: they cost what they hold, and a
+condition is a contiguous run of slots.
+
+    offsets u64[terms + 1]    term i is bytes[offsets[i]:offsets[i + 1]]
+    bytes   the terms, ascending
+    starts  u64[terms + 1]    term i belongs to slots[starts[i]:starts[i + 1]]
+    slots   u32[values]       relative to `first`, ascending within a term
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shortlist import _native
+from shortlist.errors import BadInput, IndexFormatError
+from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, values_of
+from shortlist.stores.durable import REBUILD
+from shortlist.stores.sections import Sections, write_sections
+from shortlist.types import ByteArray
+
+_MAGIC = b"SLFIELD1"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The values of `count` slots as arrays: see the sections of the file."""
+
+    count: int
+    offsets: npt.NDArray[np.uint64]
+    bytes: ByteArray
+    starts: npt.NDArray[np.uint64]
+    slots: npt.NDArray[np.uint32]
+
+
+def gather(passages: Sequence[Collection[bytes]]) -> Columns:
+    """The columns of passages given as the terms of their values; slot i is passages[i]."""
+    lists: dict[bytes, list[int]] = {}
+    for slot, terms in enumerate(passages):
+        for one in terms:
+            lists.setdefault(one, []).append(slot)
+    order = sorted(lists)
+    return Columns(
+        count=len(passages),
+        offsets=np.cumsum([0, *map(len, order)], dtype=np.uint64),
+        bytes=np.frombuffer(b"".join(order), dtype=np.uint8),
+        starts=np.cumsum([0, *(len(lists[one]) for one in order)], dtype=np.uint64),
+        slots=np.array([slot for one in order for slot in lists[one]], dtype=np.uint32),
+    )
+
+
+def write_columns(path: Path, index: str, first: int, columns: Columns) -> None:
+    """Write a segment file durably. `index` is the id of the index it belongs to, `first` its first slot."""
+    arrays = {
+        "offsets": columns.offsets.astype("<u8", copy=False),
+        "bytes": columns.bytes,
+        "starts": columns.starts.astype("<u8", copy=False),
+        "slots": columns.slots.astype("<u4", copy=False),
+    }
+    write_sections(path, _MAGIC, index, first, columns.count, arrays)
+
+
+class ColumnSegment:
+    """A segment file, memory-mapped; as a sequence it is its terms. Only what a filter touches is verified and read.
+
+    Raises IndexFormatError on opening or reading if the file is missing, torn, damaged or another index's.
+    """
+
+    def __init__(self, path: Path, index: str) -> None:
+        self.path = path
+        self._file = Sections(path, _MAGIC, index)
+        self.first, self.count = self._file.first, self._file.count
+        try:
+            self._terms = self._file.bytes_of("offsets") // 8 - 1
+            self._values = self._file.bytes_of("slots") // 4
+            fits = self._terms >= 0 and self._file.bytes_of("starts") == self._file.bytes_of("offsets")
+        except (KeyError, TypeError) as error:
+            raise self._file.damaged(error) from error
+        if not fits:
+            raise self._file.damaged("sections that do not fit together")
+
+    def __len__(self) -> int:
+        return self._terms
+
+    def __getitem__(self, place: int) -> bytes:
+        start, stop = self._file.part("offsets", "<u8", place, place + 2).tolist()
+        if not start <= stop <= self._file.bytes_of("bytes"):
+            raise self._file.damaged("a term leads outside the file")
+        return bytes(self._file.part("bytes", "u1", start, stop))
+
+    def slots(self, interval: Interval) -> npt.NDArray[np.uint32]:
+        """Slots relative to `first` that have a value with a term in the interval; those with several stand there often."""
+        low = bisect_left(self, interval[0])
+        if low == len(self) or self[low] >= interval[1]:
+            return np.zeros(0, dtype=np.uint32)
+        single = low + 1 == len(self) or self[low + 1] >= interval[1]
+        high = low + 1 if single else bisect_left(self, interval[1], low + 2)
+        start, stop = (int(self._file.part("starts", "<u8", place, place + 1)[0]) for place in (low, high))
+        if not start <= stop <= self._values:
+            raise self._file.damaged("a value leads outside the file")
+        return self._file.part("slots", "<u4", start, stop)
+
+    def holds(self, interval: Interval) -> bool:
+        """Whether any value has a term in the interval."""
+        place = bisect_left(self, interval[0])
+        return place < len(self) and self[place] < interval[1]
+
+    def fields(self) -> Iterator[str]:
+        """The fields that have a value here."""
+        place = 0
+        while place < len(self):
+            field = field_of(self[place])
+            yield field
+            place = bisect_left(self, span(field)[1])
+
+    def part(self, shift: int) -> tuple[Any, ...]:
+        """The verified arrays as the native merge wants them, which asks for frequencies too."""
+        slots = self._file.whole("slots", "<u4")
+        offsets, starts = self._file.whole("offsets", "<u8"), self._file.whole("starts", "<u8")
+        return (offsets, self._file.whole("bytes", "u1"), starts, slots, np.ones(len(slots), np.uint8), shift)
+
+    def verify(self) -> None:
+        """Check the whole file. Raises IndexFormatError."""
+        self.part(0)
+
+
+def merge_columns(segments: Sequence[ColumnSegment]) -> Columns:
+    """Adjacent segments as one. Raises IndexFormatError if one of them is damaged."""
+    first = segments[0].first
+    try:
+        offsets, data, starts, slots, _ = _native.merge_terms([one.part(one.first - first) for one in segments])
+    except (RuntimeError, ValueError) as error:
+        raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
+    return Columns(sum(one.count for one in segments), offsets, data, starts, slots)
+
+
+def fitting(segments: Sequence[ColumnSegment], field: str, condition: Mapping[str, Any]) -> Mask:
+    """bool[slots] of a checked condition on any field but the id.
+
+    Raises BadInput if no passage has the field, and if none has a value of the kind that the condition compares with.
+    """
+    mask = np.zeros(sum(one.count for one in segments), dtype=bool)
+    for interval in intervals(field, condition):
+        found = [one.slots(interval) for one in segments]
+        if not any(map(len, found)):
+            _check(segments, field, condition)
+        for one, slots in zip(segments, found, strict=True):
+            mask[one.first : one.first + one.count][slots] = True
+    return mask
+
+
+def _check(segments: Sequence[ColumnSegment], field: str, condition: Mapping[str, Any]) -> None:
+    def holds(kind: str = "") -> bool:
+        return any(one.holds(span(field, kind)) for one in segments)
+
+    wrong = next((value for value in values_of(condition) if not holds(kind_of(value))), None)
+    if wrong is None:
+        return
+    held = [name for kind, name in KINDS.items() if holds(kind)]
+    if held:
+        raise BadInput(
+            f"the filter compares the field {field!r} with {wrong!r}, but the field holds {' and '.join(held)}, not "
+            f'{KINDS[kind_of(wrong)]}. (In a filter written as text 2020 is a number, "2020" in quotes a string.)'
+        )
+    if field not in OWN_FIELDS:
+        known = sorted({*OWN_FIELDS, *(name for one in segments for name in one.fields())})
+        raise BadInput(f"no passage has a field {field!r}. The fields are {_listed(known)}.")
+
+
+def _listed(names: Sequence[str], most: int = 30) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
