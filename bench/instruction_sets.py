@@ -60,7 +60,7 @@ def encoding_times(encoders: dict[str, Encoder], texts: list[str], rounds: int) 
 def scan_times(levels: list[str], rounds: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     rows = rows_of(rng.standard_normal((ROWS, DIMS), np.float32)).reshape(-1)
-    query, dead = rng.integers(-127, 128, DIMS).astype(np.int8), np.zeros(ROWS, np.uint8)
+    query, dead = rng.integers(-127, 128, (1, DIMS)).astype(np.int8), np.zeros(ROWS, np.uint8)
     least = dict.fromkeys(levels, np.inf)
     for _ in range(rounds):
         for level in levels:

@@ -27,7 +27,7 @@ class HashEncoder:
     def __init__(self, dims: int = 48, name: str = "hash-trigrams", max_chars: int = 2000) -> None:
         self.name, self.address, self.dims, self.max_chars = name, name, dims, max_chars
         self.fingerprint = f"{zlib.crc32(f'{name} {dims}'.encode()):08x}" * 8
-        self.encoded = 0
+        self.encoded, self.matryoshka = 0, ()
 
     def encode_counted(
         self, texts: Sequence[str], *, kind: str = "", progress: Callable[[int, int | None], None] | None = None

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "cpu.h"
+#include "scan.h"
 #include "search.h"
 
 namespace nb = nanobind;
@@ -16,6 +17,8 @@ using namespace shortlist;
 
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
 
@@ -47,21 +50,68 @@ static const Kernels& choose(std::string level) {
     return **found;
 }
 
-static nb::tuple scan_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint8_t> dead, size_t k,
-                           size_t threads, const std::string& level) {
-    require(dims >= 1 && dims <= 65536 && query.size() == dims, "query must hold dims bytes, dims 1 to 65,536");
-    require(stride >= dims + sizeof(float), "stride must be at least dims + 4");
+static std::vector<nb::tuple> give(const Lists& lists) {
+    std::vector<nb::tuple> given;
+    for (const std::vector<Scored>& one : lists) given.push_back(give(one));
+    return given;
+}
+
+// The rows of a scan, `header` bytes before the dims numbers of `bits` bits each.
+static Rows rows_of(const In<uint8_t>& rows, size_t dims, size_t stride, size_t header, size_t bits) {
+    require(dims >= 1 && dims <= 65536, "dims must be 1 to 65,536");
+    require(stride % sizeof(float) == 0 && stride >= header + (dims * bits + 7) / 8,
+            "stride must be a multiple of 4 that holds the header and dims numbers");
     require(rows.size() % stride == 0, "rows must hold whole rows of stride bytes");
-    require(dead.size() == rows.size() / stride, "dead must hold one byte a row");
+    return {rows.data(), rows.size() / stride, stride, dims};
+}
+
+static Scan scan_of(const Rows& rows, const In2<int8_t>& queries, const In<uint8_t>& dead, size_t k, size_t threads) {
+    require(queries.shape(1) == rows.dims, "queries must hold rows of dims bytes");
+    require(dead.size() == rows.count, "dead must hold one byte a row");
     require(k >= 1, "k must be at least 1");
-    const Rows view{rows.data(), dead.size(), stride, dims};
+    return {rows, dead.data(), k, threads};
+}
+
+static std::vector<nb::tuple> scan_rows_int8(In<uint8_t> rows, size_t dims, size_t stride, In2<int8_t> queries, In<uint8_t> dead,
+                                             size_t k, size_t threads, const std::string& level) {
+    const Scan scan = scan_of(rows_of(rows, dims, stride, sizeof(float), 8), queries, dead, k, threads);
     const Kernels& kernels = choose(level);
-    std::vector<Scored> best;
+    Lists lists;
     {
         nb::gil_scoped_release free;
-        best = scan_rows(view, query.data(), dead.data(), k, threads, kernels);
+        lists = scan_int8(scan, queries.data(), queries.shape(0), kernels);
     }
-    return give(best);
+    return give(lists);
+}
+
+static std::vector<nb::tuple> scan_rows_bits(In<uint8_t> rows, size_t dims, size_t stride, In2<int8_t> queries, In<float> steps,
+                                             In<uint8_t> dead, size_t k, size_t threads, const std::string& level) {
+    const Scan scan = scan_of(rows_of(rows, dims, stride, kBitHeader, 1), queries, dead, k, threads);
+    require(steps.size() == queries.shape(0), "steps must hold one number a query");
+    const auto small = [](int8_t x) { return -7 <= x && x <= 7; };
+    require(std::all_of(queries.data(), queries.data() + queries.size(), small), "queries must hold numbers from -7 to 7");
+    const Kernels& kernels = choose(level);
+    Lists lists;
+    {
+        nb::gil_scoped_release free;
+        lists = scan_bits(scan, queries.data(), steps.data(), queries.shape(0), kernels);
+    }
+    return give(lists);
+}
+
+static Out<float> score_rows_int8(In<uint8_t> rows, size_t dims, size_t stride, In<int8_t> query, In<uint32_t> slots,
+                                  const std::string& level) {
+    const Rows view = rows_of(rows, dims, stride, sizeof(float), 8);
+    require(query.size() == dims, "query must hold dims bytes");
+    const auto inside = [&](uint32_t slot) { return slot < view.count; };
+    require(std::all_of(slots.data(), slots.data() + slots.size(), inside), "a slot lies outside the rows");
+    const Kernels& kernels = choose(level);
+    std::vector<float> scores(slots.size());
+    {
+        nb::gil_scoped_release free;
+        score_int8(view, query.data(), slots.data(), slots.size(), kernels, scores.data());
+    }
+    return give(std::move(scores));
 }
 
 static nb::tuple top_k(In<float> scores, In<uint8_t> dead, size_t k) {
@@ -140,8 +190,13 @@ static void bind_add(nb::module_& m) {
 
 // noconvert: a silent copy would lose results (scores) or bits (tf).
 void bind_search(nb::module_& m) {
-    m.def("scan_int8", &scan_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
-          nb::arg("query").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("scan_int8", &scan_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
+          nb::arg("queries").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("scan_bits", &scan_rows_bits, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
+          nb::arg("queries").noconvert(), nb::arg("steps").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"),
+          nb::arg("threads") = 1, nb::arg("level") = "");
+    m.def("score_int8", &score_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
+          nb::arg("query").noconvert(), nb::arg("slots").noconvert(), nb::arg("level") = "");
     m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
     bind_add<uint8_t>(m);
     bind_add<uint16_t>(m);

@@ -85,10 +85,21 @@ static constexpr int attention_limit(int width) {
     return limit;
 }
 
-// Rows of a vector file: a float32 scale, int8[dims], zero bytes up to the stride.
+// Rows of a vector file, `stride` bytes each. In int8: a float32 scale, int8[dims], zero bytes up to the stride. In bits: two
+// float32 (kBitHeader bytes), then dims bits, the first one the highest of its byte, and zeros up to the stride.
 struct Rows {
     const uint8_t* data;
     size_t count, stride, dims;
+};
+constexpr size_t kBitHeader = 2 * sizeof(float);
+constexpr size_t kAhead = 8192;   // bytes that the scans ask memory for in advance: some 300 ns of it
+
+// A query for rows of bits: whole numbers from -7 to 7 as kPlanes planes of bits in the layout of a row, plane p holding bit p of
+// the two's complement, so that a dot product is counting bits. Each plane is padded with zeros to `width` bytes.
+constexpr size_t kPlanes = 4, kPlaneUnit = 64;
+struct BitQuery {
+    const uint8_t* planes;   // kPlanes of width bytes
+    size_t width;            // a multiple of kPlaneUnit
 };
 
 struct Kernels {
@@ -130,6 +141,9 @@ struct Kernels {
 
     // out[i] = sum over j of row[first + i][j] * query[j], exact in int32 (dims <= 65,536; query within -127..127)
     void (*dots)(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out);
+
+    // out[i] = sum of the query's numbers at the bits that are set in row[first + i], exact (dims <= 65,536)
+    void (*bit_dots)(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out);
 };
 
 const Kernels& portable_kernels();
@@ -138,6 +152,7 @@ const Kernels& avx2_kernels();
 const Kernels& avxvnni_kernels();   // where the assembler knows them
 const Kernels& avx512vnni_kernels();
 void attention_int16_avx512(const AttentionHead& head);
+void bit_dots_avx512(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out);   // needs VPOPCNTDQ
 #elif defined(__aarch64__)
 const Kernels& neon_kernels();
 #endif

@@ -443,13 +443,61 @@ void largest_dots(const float* rows, int count, const float* others, int other_c
     }
 }
 
+constexpr int kScanRows = 8;
+
+// Lane r: the sum of sums[r].
+ALWAYS_INLINE __m256i row_sums(const __m512i (&sums)[kScanRows]) {
+    __m256i a[kScanRows];
+    UNROLL
+    for (int r = 0; r < kScanRows; r++)
+        a[r] = _mm256_add_epi32(_mm512_castsi512_si256(sums[r]), _mm512_extracti64x4_epi64(sums[r], 1));
+    UNROLL
+    for (int r = 0; r < kScanRows; r += 2) a[r / 2] = _mm256_hadd_epi32(a[r], a[r + 1]);
+    const __m256i low = _mm256_hadd_epi32(a[0], a[1]), high = _mm256_hadd_epi32(a[2], a[3]);
+    return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+// The sum of one row's products, lane by lane. Rows are read one after the other: memory serves one stream better than eight.
+ALWAYS_INLINE __m512i row_products(const uint8_t* row, size_t dims, const int8_t* query) {
+    const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i sum = _mm512_setzero_si512();
+    size_t j = 0;
+    for (; j + 64 <= dims; j += 64) {
+        __builtin_prefetch(row + j + kAhead);
+        const __m512i bytes = _mm512_xor_si512(_mm512_loadu_si512(row + j), flip);
+        sum = _mm512_dpbusd_epi32(sum, bytes, _mm512_loadu_si512(query + j));
+    }
+    if (j == dims) return sum;
+    const __mmask64 lanes = (__mmask64(1) << (dims - j)) - 1;
+    const __m512i bytes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(lanes, row + j), flip);
+    return _mm512_dpbusd_epi32(sum, bytes, _mm512_maskz_loadu_epi8(lanes, query + j));
+}
+
+// The sums of eight rows are added up together.
+void dots(const Rows& rows, size_t first, size_t count, const int8_t* query, int32_t* out) {
+    int32_t offset = 0;
+    for (size_t j = 0; j < rows.dims; j++) offset += 128 * query[j];
+    for (size_t i = 0; i < count; i += kScanRows) {
+        const size_t left = count - i;
+        __m512i sums[kScanRows];
+        UNROLL
+        for (size_t r = 0; r < kScanRows; r++) {
+            const uint8_t* row = rows.data + (first + i + r) * rows.stride + sizeof(float);
+            sums[r] = r < left ? row_products(row, rows.dims, query) : _mm512_setzero_si512();
+        }
+        const __m256i dots = _mm256_sub_epi32(row_sums(sums), _mm256_set1_epi32(offset));
+        _mm256_mask_storeu_epi32(out + i, left >= kScanRows ? 0xff : static_cast<__mmask8>((1u << left) - 1), dots);
+    }
+}
+
 }   // namespace
 
 const Kernels& avx512vnni_kernels() {
-    // The scan waits for memory, and the rows of an index are not aligned: vectors of 64 bytes would all straddle two lines of
-    // the cache and take twice as long.
-    static const Kernels kernels{"avx512vnni", 128,       quantize,  gelu_quantize, linear_int8,        linear_float,
-                                 layer_norm, attention, attention_int16_avx512, normalize, largest_dots,  avx2_kernels().dots};
+    // Cascade Lake has VNNI and no VPOPCNTDQ.
+    static const Kernels kernels{
+        "avx512vnni", 128,       quantize,  gelu_quantize, linear_int8,        linear_float,
+        layer_norm, attention, attention_int16_avx512, normalize, largest_dots,  dots,
+        __builtin_cpu_supports("avx512vpopcntdq") ? bit_dots_avx512 : avx2_kernels().bit_dots};
     return kernels;
 }
 

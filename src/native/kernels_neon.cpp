@@ -94,6 +94,19 @@ struct Neon {
     static ALWAYS_INLINE Ints dot_lane(Ints sum, Bytes weights, Row x) {
         return vdotq_laneq_s32(sum, weights, x, Lane);
     }
+
+    // The first `count` bytes, a multiple of four, and zeros; nothing behind them is read.
+    static ALWAYS_INLINE Bytes load_first(const uint8_t* x, size_t count) {
+        uint8_t kept[16] = {};
+        __builtin_memcpy(kept, x, count);
+        return load_bytes(kept);
+    }
+
+    static ALWAYS_INLINE Bytes all_bytes(int8_t x) { return vdupq_n_s8(x); }
+    static ALWAYS_INLINE Bytes both(Bytes a, Bytes b) { return vandq_s8(a, b); }
+    static ALWAYS_INLINE Bytes count_bits(Bytes x) { return vcntq_s8(x); }
+    static ALWAYS_INLINE Bytes plus_twice(Bytes a, Bytes b) { return vaddq_s8(a, vaddq_s8(b, b)); }
+    static ALWAYS_INLINE Bytes minus_twice(Bytes a, Bytes b) { return vsubq_s8(a, vaddq_s8(b, b)); }
 };
 
 }   // namespace

@@ -265,11 +265,37 @@ void dots(const Rows& rows, size_t first, size_t count, const int8_t* query, int
     }
 }
 
+int32_t bits_in(uint64_t x) {
+    x -= x >> 1 & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+    return static_cast<int32_t>(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
+void bit_dots(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out) {
+    const size_t bytes = rows.stride - kBitHeader;
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t* row = rows.data + (first + i) * rows.stride + kBitHeader;
+        int32_t sum = 0;
+        for (size_t j = 0; j < bytes; j += sizeof(uint64_t)) {
+            uint64_t bits = 0;
+            std::memcpy(&bits, row + j, bytes - j < sizeof bits ? bytes - j : sizeof bits);
+            for (size_t p = 0; p < kPlanes; p++) {
+                uint64_t plane;
+                std::memcpy(&plane, query.planes + p * query.width + j, sizeof plane);
+                const int32_t weight = p + 1 == kPlanes ? -(1 << p) : 1 << p;
+                sum += weight * bits_in(bits & plane);
+            }
+        }
+        out[i] = sum;
+    }
+}
+
 }   // namespace
 
 const Kernels& portable_kernels() {
     static const Kernels kernels{"portable", 128,       quantize,  gelu_quantize, linear_int8, linear_float,
-                                 layer_norm, attention, attention_int16, normalize, largest_dots,  dots};
+                                 layer_norm, attention, attention_int16, normalize, largest_dots,  dots,
+                                 bit_dots};
     return kernels;
 }
 

@@ -662,6 +662,7 @@ struct VectorKernels {
             for (size_t j = 0; j < whole; j += 2 * kBytes) {
                 UNROLL
                 for (size_t v = 0; v < 2; v++) {
+                    __builtin_prefetch(row + j + v * kBytes + kAhead);
                     const Bytes weights = V::pack(V::load_bytes(row + j + v * kBytes));
                     sums[v] = V::dot_bytes(sums[v], weights, V::load_bytes(query + j + v * kBytes));
                 }
@@ -672,8 +673,32 @@ struct VectorKernels {
         }
     }
 
-    static constexpr Kernels kTable{V::kName,   V::kAdded,  quantize,  gelu_quantize, linear_int8, linear_float,
-                                    layer_norm, attention, attention_int16, normalize, largest_dots, dots};
+    // Bits are counted byte by byte: with the weights of the planes that makes -64 to 56.
+    static void bit_dots(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out) {
+        constexpr size_t kBytes = 4 * V::kWidth;
+        const size_t bytes = rows.stride - kBitHeader;
+        const Bytes ones = V::all_bytes(1);
+        for (size_t i = 0; i < count; i++) {
+            const uint8_t* row = rows.data + (first + i) * rows.stride + kBitHeader;
+            Ints sum = V::all_ints(0);
+            __builtin_prefetch(row + kAhead);
+            for (size_t j = 0; j < bytes; j += kBytes) {
+                const Bytes bits = j + kBytes <= bytes ? V::load_bytes(row + j) : V::load_first(row + j, bytes - j);
+                Bytes counts[kPlanes];
+                UNROLL
+                for (size_t p = 0; p < kPlanes; p++)
+                    counts[p] = V::count_bits(V::both(bits, V::load_bytes(query.planes + p * query.width + j)));
+                Bytes total = V::minus_twice(counts[2], counts[3]);
+                total = V::plus_twice(counts[1], total);
+                total = V::plus_twice(counts[0], total);
+                sum = V::dot_bytes(sum, ones, total);
+            }
+            out[i] = V::sum(sum);
+        }
+    }
+
+    static constexpr Kernels kTable{V::kName,   V::kAdded,       quantize,  gelu_quantize, linear_int8, linear_float, layer_norm,
+                                    attention,  attention_int16, normalize, largest_dots,  dots,        bit_dots};
 };
 
 }   // namespace

@@ -1,12 +1,8 @@
 #include "search.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <new>
 #include <stdexcept>
-#include <system_error>
-#include <thread>
 
 namespace shortlist {
 
@@ -25,52 +21,6 @@ std::vector<Scored> Best::sorted() {
     shrink();
     std::sort(kept_.begin(), kept_.end(), better);
     return std::move(kept_);
-}
-
-static void scan_part(const Rows& rows, size_t begin, size_t end, const int8_t* query, const uint8_t* dead,
-                      const Kernels& kernels, Best& best) {
-    constexpr size_t step = 512;
-    int32_t sums[step];
-    for (size_t first = begin; first < end; first += step) {
-        const size_t count = std::min(step, end - first);
-        kernels.dots(rows, first, count, query, sums);
-        for (size_t i = 0; i < count; ++i) {
-            if (dead[first + i]) continue;
-            float scale;
-            std::memcpy(&scale, rows.data + (first + i) * rows.stride, sizeof scale);
-            best.push(scale * float(sums[i]), uint32_t(first + i));
-        }
-    }
-}
-
-std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads,
-                              const Kernels& kernels) {
-    threads = std::max<size_t>(1, std::min(threads, rows.count / 4096 + 1));
-    std::vector<Best> best(threads, Best(k));
-    const size_t share = (rows.count + threads - 1) / threads;
-    std::atomic<size_t> next{0};
-    std::atomic<bool> failed{false};
-    const auto work = [&] {
-        try {
-            for (size_t t = next++; t < threads && !failed; t = next++)
-                scan_part(rows, std::min(t * share, rows.count), std::min((t + 1) * share, rows.count), query, dead, kernels,
-                          best[t]);
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-    };
-    std::vector<std::thread> pool;
-    pool.reserve(threads);
-    try {
-        for (size_t t = 1; t < threads; ++t) pool.emplace_back(work);
-    } catch (const std::system_error&) {
-        // The system gives no more threads: those that started, and this one, do the work.
-    }
-    work();
-    for (std::thread& one : pool) one.join();
-    if (failed) throw std::bad_alloc();
-    for (size_t t = 1; t < threads; ++t) best[0].absorb(best[t]);
-    return best[0].sorted();
 }
 
 std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k) {

@@ -1,11 +1,9 @@
-// First-stage kernels: exact int8 vector scan, BM25 posting sums, selection of the best, term dictionaries.
+// First-stage kernels: BM25 posting sums, selection of the best, term dictionaries.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
-
-#include "kernels.h"
 
 namespace shortlist {
 
@@ -26,6 +24,7 @@ public:
     void absorb(const Best& other) {
         for (const Scored& one : other.kept_) push(one.score, one.slot);
     }
+    float floor() const { return floor_; }  // a score below it has no chance
     std::vector<Scored> sorted();  // score descending, then slot ascending
 
 private:
@@ -34,10 +33,6 @@ private:
     float floor_ = -std::numeric_limits<float>::infinity();
     std::vector<Scored> kept_;
 };
-
-// The k best rows by scale * dot among those with dead[slot] == 0.
-std::vector<Scored> scan_rows(const Rows& rows, const int8_t* query, const uint8_t* dead, size_t k, size_t threads,
-                              const Kernels& kernels);
 
 // The k best of scores[0..count) above zero among those with dead[slot] == 0.
 std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k);

@@ -130,6 +130,26 @@ struct Avx2 {
         const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
         return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
+
+    // The first `count` bytes, a multiple of four, and zeros; nothing behind them is read.
+    static ALWAYS_INLINE Bytes load_first(const uint8_t* x, size_t count) {
+        const Ints lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        const Ints kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count / 4)), lanes);
+        return _mm256_maskload_epi32(reinterpret_cast<const int*>(x), kept);
+    }
+
+    static ALWAYS_INLINE Bytes all_bytes(int8_t x) { return _mm256_set1_epi8(x); }
+    static ALWAYS_INLINE Bytes both(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
+    static ALWAYS_INLINE Bytes plus_twice(Bytes a, Bytes b) { return _mm256_add_epi8(a, _mm256_add_epi8(b, b)); }
+    static ALWAYS_INLINE Bytes minus_twice(Bytes a, Bytes b) { return _mm256_sub_epi8(a, _mm256_add_epi8(b, b)); }
+
+    // How many bits of each byte are set: a table for each half of it.
+    static ALWAYS_INLINE Bytes count_bits(Bytes x) {
+        const Bytes table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+        const Bytes half = _mm256_set1_epi8(15);
+        const Bytes low = _mm256_and_si256(x, half), high = _mm256_and_si256(_mm256_srli_epi16(x, 4), half);
+        return _mm256_add_epi8(_mm256_shuffle_epi8(table, low), _mm256_shuffle_epi8(table, high));
+    }
 };
 
 }   // namespace

@@ -46,12 +46,31 @@ def scan_int8(
     rows: npt.NDArray[np.uint8],
     dims: int,
     stride: int,
-    query: npt.NDArray[np.int8],
+    queries: npt.NDArray[np.int8],
     dead: npt.NDArray[np.uint8],
     k: int,
     threads: int = 1,
     level: str = "",
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...
+) -> list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]: ...
+def scan_bits(
+    rows: npt.NDArray[np.uint8],
+    dims: int,
+    stride: int,
+    queries: npt.NDArray[np.int8],
+    steps: npt.NDArray[np.float32],
+    dead: npt.NDArray[np.uint8],
+    k: int,
+    threads: int = 1,
+    level: str = "",
+) -> list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]]: ...
+def score_int8(
+    rows: npt.NDArray[np.uint8],
+    dims: int,
+    stride: int,
+    query: npt.NDArray[np.int8],
+    slots: npt.NDArray[np.uint32],
+    level: str = "",
+) -> npt.NDArray[np.float32]: ...
 def top_k(
     scores: npt.NDArray[np.float32], dead: npt.NDArray[np.uint8], k: int
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...

@@ -76,6 +76,11 @@ class Encoder:
         return self.card.dims
 
     @property
+    def matryoshka(self) -> tuple[int, ...]:
+        """Shorter lengths to which the card says a vector may be cut."""
+        return tuple(n for n in self.card.matryoshka if n < self.dims)
+
+    @property
     def max_tokens(self) -> int:
         """Longest input in tokens, prompt and special tokens included; what is longer is cut."""
         return min(self.card.max_tokens, self._engine.max_tokens)

@@ -16,10 +16,11 @@ from shortlist.errors import BadInput, ModelMismatch
 from shortlist.filters import Where
 from shortlist.filters import checked as checked_filter
 from shortlist.fuse import rrf, weighted_sum
-from shortlist.quantize import checked_vectors, to_half
+from shortlist.quantize import checked_vectors, shortened
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
-from shortlist.text import clean, detect_language
+from shortlist.stores.vectors import MODES
+from shortlist.text import SAMPLES, clean, detect_language
 from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 First = Literal["hybrid", "bm25", "dense"]
 Fusion = Literal["rrf", "sum"]
+VectorMode = Literal["float32", "int8", "binary-rescored", "binary"]
 
 FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {"sum": {"bm25": 0.5, "dense": 1.0}, "rrf": {"bm25": 1.0, "dense": 1.0}}
 """What counts how much where nothing else is said; ADR 4 has the measurements."""
 
+DEFAULT_RESCORE = 20
 _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
 _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
@@ -72,17 +75,23 @@ class Index:
         *,
         encoder: Encoder | None = None,
         analyzer: str = "auto/1",
-        vectors: Literal["int8"] = "int8",
+        vectors: VectorMode = "int8",
+        dims: int | None = None,
+        rescore_multiplier: int = DEFAULT_RESCORE,
         k1: float = 0.9,
         b: float = 0.4,
     ) -> Index:
         """Make an empty index and open it for writing; without an encoder it does BM25 only.
 
+        vectors  how they are kept: "float32", "int8" (int8 with float16), "binary-rescored" (bits with int8) or "binary" (bits
+                 alone); docs/vectors.md has the sizes and what each costs in quality
+        dims     cut vectors to their first numbers, for an encoder whose card allows this length (`matryoshka`)
+        rescore_multiplier  of "binary-rescored": times as many rows as wanted are found by their bits and scored again
+
         k1 and b are BM25's (k1 >= 0, 0 <= b <= 1). Raises BadInput for values out of range, an unknown analyzer, and a
         path at which there is something already.
         """
-        if vectors != "int8":
-            raise BadInput(f'vectors={vectors!r}: this version stores vectors as "int8" (with float16 for the last ranking).')
+        _check_modes(encoder, vectors, dims, rescore_multiplier)
         if not 0 <= k1 < 1000 or not 0 <= b <= 1:
             raise BadInput(f"k1={k1}, b={b}: expected 0 <= k1 < 1000 and 0 <= b <= 1 (usual: 0.9 and 0.4, or 1.2 and 0.75).")
         manifest = {
@@ -91,6 +100,7 @@ class Index:
             "vectors": None if encoder is None else vectors,
             "k1": float(k1),
             "b": float(b),
+            **({} if encoder is None else _layout(encoder, vectors, dims or encoder.dims, rescore_multiplier)),
         }
         return cls(EmbeddedStore.create(Path(path), manifest), encoder)
 
@@ -240,8 +250,8 @@ class Index:
             with _Clock(timings, "encode"):
                 vectors, cut = self.encoder.encode_counted(contents, kind="passage", progress=progress)
             truncated = int((cut > 0).sum())
-            halves = to_half(checked_vectors(vectors, len(batch), self._store.dims))
-            rows = [replace(row, half=half) for row, half in zip(rows, halves, strict=True)]
+            stored = self._store.layout.stored(self._fitted(vectors, len(batch)))
+            rows = [replace(row, vector=vector) for row, vector in zip(rows, stored, strict=True)]
         with _Clock(timings, "analyze"):
             terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
         effort = Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000)
@@ -364,10 +374,14 @@ class Index:
                 encoder = self.encoder
         with _Clock(search.timings, "encode_ms"):
             vectors, cut = encoder.encode_counted([search.query], kind="query")
-            vector: FloatArray = checked_vectors(vectors, 1, self._store.dims)[0]
+            vector: FloatArray = self._fitted(vectors, 1)[0]
         if cut[0]:
             search.notes.append(f"the query was cut for the encoder: its last {int(cut[0])} tokens were not read")
         return vector
+
+    def _fitted(self, vectors: FloatArray, count: int) -> FloatArray:
+        """Vectors of the encoder, checked, of this index's length."""
+        return shortened(checked_vectors(vectors, count, self.manifest["encoder"]["dims"]), self._store.dims)
 
 
 class _Clock:
@@ -457,6 +471,40 @@ def _filled(found: Sequence[Scored], others: Sequence[Scored], least: int = 10) 
 
 def _identity(encoder: Encoder) -> dict[str, Any]:
     return {"name": encoder.name, "address": encoder.address, "fingerprint": encoder.fingerprint, "dims": encoder.dims}
+
+
+def _check_modes(encoder: Encoder | None, vectors: str, dims: int | None, rescore_multiplier: int) -> None:
+    """Raises BadInput for a mode, a length or a multiplier that cannot be had."""
+    if vectors not in MODES:
+        raise BadInput(f"vectors={vectors!r}: expected one of {', '.join(MODES)}.")
+    if not isinstance(rescore_multiplier, int) or rescore_multiplier < 1:
+        raise BadInput(
+            f"rescore_multiplier={rescore_multiplier}: expected a whole number from 1 on (usual: {DEFAULT_RESCORE})."
+        )
+    if dims is None:
+        return
+    if encoder is None:
+        raise BadInput(f"dims={dims} without an encoder: there are no vectors to cut. Give encoder=, or leave dims away.")
+    allowed = sorted({encoder.dims, *encoder.matryoshka})
+    if dims not in allowed:
+        raise BadInput(
+            f"dims={dims}: {encoder.name} makes vectors of {encoder.dims} numbers, and its card allows {allowed}. A model that "
+            "was not trained for it loses much by cutting; where you know better, list the length under `matryoshka` in its "
+            "card.json."
+        )
+
+
+def _layout(encoder: Encoder, vectors: str, dims: int, rescore_multiplier: int) -> dict[str, Any]:
+    """What the manifest says of vectors beyond their mode, as far as the mode has it.
+
+    Bits are taken around the mean vector of some texts in many languages. It belongs to the encoder and not to the passages,
+    so a passage has the same bits in every index and whatever comes after it.
+    """
+    stated: dict[str, Any] = {} if dims == encoder.dims else {"dims": dims}
+    if "b1" in MODES[vectors][1]:
+        samples = encoder.encode_counted(list(SAMPLES), kind="passage")[0]
+        stated["centre"] = shortened(samples, dims).mean(axis=0).tolist()
+    return stated | ({"rescore_multiplier": rescore_multiplier} if vectors == "binary-rescored" else {})
 
 
 def _refuse_other_encoder(store: EmbeddedStore, encoder: Encoder) -> None:

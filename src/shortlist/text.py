@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from typing import Final
 
 from shortlist.errors import BadInput
 
@@ -482,3 +483,56 @@ def _sentence_spans(text: str, lang: str) -> Iterator[tuple[int, int]]:
         if stop == len(text) or not _ABBREVIATION.search(text, max(start, stop - 24), stop):
             yield start, stop
             start = stop
+
+
+SAMPLES: Final = (
+    "The river rises in the northern mountains and flows for three hundred kilometres before it reaches the sea.",
+    "Patients who were given the drug recovered two days earlier than those in the control group.",
+    "To reset your password, open the settings, choose security and follow the link that we send by e-mail.",
+    "The company reported a profit of 4.2 million for the third quarter, well above what analysts had expected.",
+    "Sort the list before you search it: a binary search needs the items in ascending order.",
+    "She wrote her first novel at the age of nineteen and won the national prize for it in 1963.",
+    "Die Stadt liegt am Rhein und war im Mittelalter ein wichtiger Handelsplatz.",
+    "Der Vertrag kann mit einer Frist von drei Monaten zum Ende des Jahres gekündigt werden.",
+    "La bibliothèque a été fondée au dix-huitième siècle et conserve plus de deux millions de livres.",
+    "Les chercheurs ont mesuré la température de l'eau pendant dix ans.",
+    "El museo abre todos los días excepto los lunes y la entrada es gratuita para los estudiantes.",
+    "El equipo ganó el campeonato en 1998 después de vencer en la final por dos goles a uno.",
+    "Il ponte fu costruito nel 1884 e collega le due rive del fiume.",
+    "A cidade tem cerca de trezentos mil habitantes e vive sobretudo do turismo.",
+    "De trein vertrekt elk half uur en doet er veertig minuten over.",
+    "Universitetet grundades 1477 och är det äldsta i landet.",
+    "Øya har omtrent fem tusen innbyggere, og de fleste lever av fiske.",
+    "Kaupunki perustettiin vuonna 1550, ja siellä asuu nykyään yli puoli miljoonaa ihmistä.",
+    "Zamek zbudowano w czternastym wieku na wzgórzu nad rzeką.",
+    "Orașul se află la poalele munților și are o universitate veche.",
+    "A vár a tizenharmadik században épült, és ma múzeum működik benne.",
+    "Завод был построен в 1932 году и выпускал тракторы и другие машины для сельского хозяйства.",
+    "Учёные обнаружили новый вид птиц на островах в Тихом океане.",
+    "Місто розташоване на березі моря і відоме своїм портом.",
+    "Το νησί έχει μακρά ιστορία και κατοικείται από την αρχαιότητα.",
+    "Kent, on dokuzuncu yüzyılda önemli bir ticaret merkeziydi.",
+    "Қала өзеннің жағасында орналасқан және көптеген мектептері бар.",
+    "تأسست الجامعة عام 1908 وتضم اليوم أكثر من عشرين كلية.",
+    "يقع المتحف في وسط المدينة ويفتح أبوابه كل يوم من التاسعة صباحا.",
+    "این شهر در کنار رودخانه قرار دارد و جمعیت آن نزدیک به یک میلیون نفر است.",
+    "المدينة القديمة محاطة بسور بني في القرن الثاني عشر.",
+    "הספרייה הוקמה בשנת 1892 ויש בה יותר מחמישה מיליון ספרים.",
+    "यह मंदिर ग्यारहवीं शताब्दी में बनाया गया था और यहाँ हर साल लाखों लोग आते हैं।",
+    "वैज्ञानिकों ने पाया कि नई दवा से रोगी जल्दी ठीक होते हैं।",
+    "শহরটি নদীর তীরে অবস্থিত এবং এখানে একটি পুরোনো বিশ্ববিদ্যালয় আছে।",
+    "ఈ నగరం నది ఒడ్డున ఉంది, ఇక్కడ అనేక పురాతన దేవాలయాలు ఉన్నాయి.",
+    "இந்த நகரம் கடற்கரையில் அமைந்துள்ளது, இங்கு பல பழமையான கோவில்கள் உள்ளன.",
+    "เมืองนี้ตั้งอยู่ริมแม่น้ำและเป็นศูนย์กลางการค้าที่สำคัญมาตั้งแต่อดีต",
+    "Thành phố nằm bên bờ sông và có nhiều trường đại học lâu đời.",
+    "Pulau ini memiliki gunung berapi yang masih aktif dan banyak dikunjungi wisatawan.",
+    "Mji huu uko kando ya ziwa na una bandari kubwa.",
+    "Ìlú náà wà ní etí odò, ó sì ní ọjà ńlá kan.",
+    "这座城市位于长江下游，是中国重要的工业和交通中心。",
+    "研究人员发现，每天步行半小时可以降低患心脏病的风险。",
+    "請在設定中選擇語言，然後重新啟動程式。",
+    "この大学は1877年に設立され、現在は約三万人の学生が学んでいる。",
+    "新しい駅は市の中心から歩いて十分のところにある。",
+    "이 도시는 강가에 자리 잡고 있으며 오래된 성과 박물관으로 유명하다.",
+)
+"""What passages are like on average, in some thirty languages: `index` takes the middle of their vectors."""

@@ -11,7 +11,6 @@ import pytest
 
 from index_tools import HashEncoder, assert_same_ranking, naive_bm25, passages
 from shortlist.errors import BadInput
-from shortlist.quantize import to_half
 from shortlist.stores.embedded import EmbeddedStore
 from shortlist.stores.truth import Row
 
@@ -19,9 +18,12 @@ K1, B = 0.9, 0.4
 ENCODER = HashEncoder()
 
 
-def make(tmp_path, *, dims=ENCODER.dims):
+def make(tmp_path, *, dims=ENCODER.dims, mode="int8"):
     encoder = {"name": ENCODER.name, "fingerprint": ENCODER.fingerprint, "dims": dims} if dims else None
-    return EmbeddedStore.create(tmp_path / "store", {"analyzer": "auto/1", "encoder": encoder, "k1": K1, "b": B})
+    manifest = {"analyzer": "auto/1", "encoder": encoder, "k1": K1, "b": B, "vectors": mode}
+    if mode == "binary-rescored":
+        manifest |= {"centre": [0.05] * dims, "rescore_multiplier": 20}
+    return EmbeddedStore.create(tmp_path / "store", manifest)
 
 
 class Judge:
@@ -31,11 +33,12 @@ class Judge:
         self.store, self.terms, self.vectors, self.passages = store, {}, {}, {}
 
     def add(self, batch, *, replacing=False):
-        halves = to_half(ENCODER.encode_counted([p.content for p in batch])[0])
+        stored = self.store.layout.stored(ENCODER.encode_counted([p.content for p in batch])[0])
         terms = [self.store.analyzer.terms(p.content, p.lang) for p in batch]
-        self.store.append([Row(p, p.lang, half) for p, half in zip(batch, halves, strict=True)], terms, replacing=replacing)
-        for passage, words, half in zip(batch, terms, halves, strict=True):
-            self.terms[passage.id], self.vectors[passage.id], self.passages[passage.id] = words, half, passage
+        rows = [Row(p, p.lang, vector) for p, vector in zip(batch, stored, strict=True)]
+        self.store.append(rows, terms, replacing=replacing)
+        for passage, words, vector in zip(batch, terms, self.store.layout.vectors(stored), strict=True):
+            self.terms[passage.id], self.vectors[passage.id], self.passages[passage.id] = words, vector, passage
 
     def delete(self, ids):
         self.store.delete(ids)
@@ -61,13 +64,13 @@ class Judge:
             words = self.store.analyzer.query_terms(query, snapshot.languages)
             assert_same_ranking(snapshot.bm25(words, k), naive_bm25(self.terms, words, K1, B), k)
             vector = ENCODER.encode_counted([query])[0][0]
-            exact = ((name, float(half.astype(np.float32) @ vector)) for name, half in self.vectors.items())
+            exact = ((name, float(row @ vector)) for name, row in self.vectors.items())
             assert_same_ranking(snapshot.dense(vector, k), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
 
 
-@pytest.fixture
-def judge(tmp_path):
-    store = make(tmp_path)
+@pytest.fixture(params=["int8", "float32", "binary-rescored"])
+def judge(tmp_path, request):
+    store = make(tmp_path, mode=request.param)
     yield Judge(store)
     store.close()
 
@@ -160,6 +163,14 @@ def test_equal_passages_tie_by_id_even_beyond_k(judge):
     assert [name for name, _ in snapshot.bm25(words, 10)] == [f"{i:03d}" for i in range(10)]
     vector = ENCODER.encode_counted([same.content])[0][0]
     assert [name for name, _ in snapshot.dense(vector, 10)] == [f"{i:03d}" for i in range(10)]
+
+
+def test_queries_together_find_what_each_finds_alone(judge):
+    judge.add(passages(300))
+    queries = ENCODER.encode_counted([p.content for p in passages(40, seed=9)])[0]
+    snapshot = judge.store.snapshot()
+    for one, together in zip(queries, snapshot.dense_many(queries, 10), strict=True):
+        assert together == snapshot.dense(one, 10)
 
 
 def test_without_vectors(tmp_path):

@@ -11,6 +11,7 @@ from shortlist import cli
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+VECTORS = (ROOT / "docs" / "vectors.md").read_text(encoding="utf-8")
 
 
 def blocks(language, text=README):
@@ -51,3 +52,18 @@ def test_the_python_runs_and_finds_the_answer(tmp_path, monkeypatch, capsys):
     assert out.splitlines()[0] == "柏林有多少人口？"
     assert "zh-1" in out.splitlines()[1]
     assert "rerank_ms" in out
+
+
+@pytest.mark.weights
+def test_the_page_on_vectors_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks("python", VECTORS)), "vectors.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "['de', 'en']"
+    assert lines[1:] == [
+        "float32 (1000, 384)",
+        "int8 (1000, 384)",
+        "uint8 (1000, 384)",
+        "binary (1000, 48)",
+        "ubinary (1000, 48)",
+    ]

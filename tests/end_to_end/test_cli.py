@@ -205,6 +205,28 @@ def test_encode_writes_npy_and_json(corpus, tmp_path, tiny_encoder_folder, capsy
     assert np.allclose([line["vector"] for line in lines], vectors, atol=1e-5)
 
 
+def test_encode_in_fewer_bits(corpus, tmp_path, tiny_encoder_folder, capsys):
+    command = ["encode", str(corpus), "--model", str(tiny_encoder_folder), "-o"]
+    assert main([*command, str(tmp_path / "v.npy")]) == 0
+    vectors = np.load(tmp_path / "v.npy")
+    assert main([*command, str(tmp_path / "b.npy"), "--precision", "ubinary"]) == 0
+    assert (np.load(tmp_path / "b.npy") == np.packbits(vectors > 0, axis=1)).all()
+    wide = np.stack([vectors.min(axis=0) - 1, vectors.max(axis=0) + 1])
+    np.save(tmp_path / "wide.npy", wide)
+    assert main([*command, str(tmp_path / "i.npy"), "--precision", "int8", "--calibration", str(tmp_path / "wide.npy")]) == 0
+    whole = np.load(tmp_path / "i.npy")
+    assert whole.dtype == np.int8
+    assert np.allclose((whole + 128.5) * (wide[1] - wide[0]) / 255 + wide[0], vectors, atol=0.02)
+
+
+def test_index_in_another_mode(corpus, tmp_path, tiny_encoder_folder, capsys):
+    path = tmp_path / "b.idx"
+    assert main(["index", str(corpus), "-o", str(path), "--model", str(tiny_encoder_folder), "--vectors", "binary"]) == 0
+    assert sorted(file.name for file in path.glob("vectors.*")) == ["vectors.b1"]
+    assert main(["search", str(path), "Berlin", "--first", "dense", "--rerank", "none", "--json"]) == 0
+    assert json_lines(capsys.readouterr().out.splitlines()[-1])[0]["hits"]
+
+
 def test_rerank_reads_lines_from_stdin_and_shows_the_batch(monkeypatch, tmp_path, tiny_reranker_folder, capsys):
     import io
 
@@ -284,6 +306,11 @@ REFUSED = {
     "a filter on no field": (["search", "IDX", "x", "--rerank", "none", "--filter", "a=1"], "The fields are id, lang, title"),
     "nothing to delete": (["index", "delete", "IDX"], "one of the two"),
     "to delete what is not there": (["index", "delete", "IDX", "p1", "p9"], "p9"),
+    "another mode for an index that exists": (["index", "CORPUS", "-o", "IDX", "--vectors", "binary"], "keeps vectors as int8"),
+    "a length that the card does not allow": (
+        ["index", "CORPUS", "-o", "new.idx", "--model", "ENCODER", "--dims", "8"],
+        "matryoshka",
+    ),
     "a folder without text": (["index", "FOLDER", "-o", "new.idx"], "no corpus.jsonl"),
     "no passage at all": (["index", "EMPTY", "-o", "new.idx"], "no passage in there"),
     "a malformed line": (["index", "BROKEN", "-o", "new.idx"], "broken.jsonl:2"),

@@ -26,10 +26,10 @@ def answers(index):
     return [[(hit.id, hit.score, hit.passage) for hit in ranking] for ranking in rankings], list(index.passages())
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+@pytest.fixture(scope="module", params=["int8", "binary-rescored"])
+def sound(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("sound") / "a.idx"
-    with Index.create(path, encoder=ENCODER) as index:
+    with Index.create(path, encoder=ENCODER, vectors=request.param) as index:
         for number, size in enumerate((120, 30, 2)):
             index.add(passages(size, seed=number, prefix=f"{number}-"))
         index.delete(["0-5", "1-7"])
@@ -47,7 +47,8 @@ def damages(content: bytes):
 
 
 def derived(path: Path):
-    return [path / "published", path / "vectors.i8", *sorted((path / "terms").iterdir()), *sorted((path / "columns").iterdir())]
+    folders = [*sorted((path / "terms").iterdir()), *sorted((path / "columns").iterdir())]
+    return [path / "published", *sorted(path.glob("vectors.*")), *folders]
 
 
 def cases(path: Path):
@@ -132,10 +133,10 @@ def test_an_index_of_a_newer_format_is_refused(sound, tmp_path):
     path = tmp_path / "a.idx"
     shutil.copytree(sound[0], path)
     db = sqlite3.connect(path / "passages.sqlite")
-    db.execute("UPDATE manifest SET value = '2' WHERE key = 'format'")
+    db.execute("UPDATE manifest SET value = '3' WHERE key = 'format'")
     db.commit()
     db.close()
-    with pytest.raises(IndexFormatError, match=r"format 2.*Upgrade shortlist"):
+    with pytest.raises(IndexFormatError, match=r"format 3.*Upgrade shortlist"):
         Index.open(path)
 
 

@@ -278,7 +278,7 @@ rows[:, :4] = np.ones(400_000, "<f4")[:, None].view(np.uint8)
 query, dead = np.arange(16, dtype=np.int8), np.zeros(400_000, np.uint8)
 def results():
     states = NativeEngine(network, threads=4096).run(tokens, "mean")
-    return states, *_native.scan_int8(rows.reshape(-1), 16, 20, query, dead, 10, 64)
+    return states, *_native.scan_int8(rows.reshape(-1), 16, 20, query[None], dead, 10, 64)[0]
 many = results()
 one = NativeEngine(network, threads=1).run(tokens, "mean")
 resource.setrlimit(resource.RLIMIT_AS, (int(Path("/proc/self/statm").read_text().split()[0]) * 4096 + (6 << 20),) * 2)

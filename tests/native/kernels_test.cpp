@@ -392,6 +392,25 @@ void test_dots(const Kernels& kernels, Report& report, int dims, Fill fill) {
     report.check(got == expected && got.whole(), at("dots", {dims, fill}));
 }
 
+// The scan of rows of bits, exact, from every first row on. Headers and the bits behind a row are not to be read.
+void test_bit_dots(const Kernels& kernels, Report& report, int dims) {
+    constexpr size_t count = 19;
+    const size_t stride = kBitHeader + size_t(round_up((dims + 7) / 8, 4)), bytes = stride - kBitHeader;
+    const size_t width = (bytes + kPlaneUnit - 1) / kPlaneUnit * kPlaneUnit;
+    Numbers numbers{unsigned(dims)};
+    Array<uint8_t> data(stride * count), planes(kPlanes * width);
+    for (size_t i = 0; i < data.size(); i++) data[i] = uint8_t(numbers.byte());
+    for (size_t p = 0; p < kPlanes; p++)
+        for (size_t j = 0; j < bytes; j++) planes[p * width + j] = dims % 3 ? uint8_t(numbers.byte()) : 0xff;
+    for (size_t first : {0, 1, 7, 18}) {
+        Array<int32_t> got(count - first), expected(count - first);
+        const Rows rows{data.get(), count, stride, size_t(dims)};
+        kernels.bit_dots(rows, first, count - first, {planes.get(), width}, got.get());
+        portable_kernels().bit_dots(rows, first, count - first, {planes.get(), width}, expected.get());
+        report.check(got == expected && got.whole(), at("bit_dots", {dims, int(first)}));
+    }
+}
+
 void test_all_dots(const Kernels& kernels, Report& report) {
     for (int count = 1; count <= 9; count++) {
         for (int others : {1, 2, 3, 4, 5, 9, 40}) test_largest_dots(kernels, report, count, others, 64);
@@ -401,6 +420,8 @@ void test_all_dots(const Kernels& kernels, Report& report) {
         for (int dims = 1; dims <= 200; dims++) test_dots(kernels, report, dims, Fill(fill));
         for (int dims : {384, 768, 1021, 65536}) test_dots(kernels, report, dims, Fill(fill));
     }
+    for (int dims = 1; dims <= 200; dims++) test_bit_dots(kernels, report, dims);
+    for (int dims : {384, 511, 512, 513, 768, 1021, 65536}) test_bit_dots(kernels, report, dims);
 }
 
 bool test(const Kernels& kernels) {

@@ -13,6 +13,7 @@ import pytest
 from index_tools import HashEncoder, passages
 from shortlist.errors import BadInput, IndexFormatError, IndexLocked, ModelMismatch
 from shortlist.index import Added, Index
+from shortlist.stores.vectors import MODES
 from shortlist.types import Passage
 
 ENCODER = HashEncoder()
@@ -236,6 +237,65 @@ def test_manifest(index):
     assert (manifest["k1"], manifest["b"], manifest["vectors"]) == (0.9, 0.4, "int8")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_index_in_each_mode_finds_what_it_holds(mode, tmp_path):
+    encoder, many = HashEncoder(dims=64), passages(400)
+    with Index.create(tmp_path / "a.idx", encoder=encoder, vectors=mode) as index:
+        index.add(many[:150])
+        index.add(many[150:])
+        index.delete([many[7].id])
+        before = [index.search(p.content, first="dense").ids for p in many[::20]]
+    first = [many[int(ids[0][1:])].content == p.content for p, ids in zip(many[::20], before, strict=True)]
+    assert sum(first) >= (12 if mode == "binary" else 20)
+    for file in (tmp_path / "a.idx").glob("vectors.*"):
+        content = file.read_bytes()
+        file.unlink()
+        with Index.open(tmp_path / "a.idx", encoder=encoder, write=True) as index:
+            assert [index.search(p.content, first="dense").ids for p in many[::20]] == before
+        assert file.read_bytes() == content
+    assert index.manifest["format"] == (1 if mode == "int8" else 2)
+
+
+def test_binary_alone_is_small_in_the_truth_too(tmp_path):
+    sizes = {}
+    for mode in MODES:
+        with Index.create(tmp_path / mode, encoder=HashEncoder(dims=1024), vectors=mode) as index:
+            index.add(passages(300))
+        sizes[mode] = sum(file.stat().st_size for file in (tmp_path / mode).iterdir() if file.is_file())
+    assert sizes["float32"] > sizes["int8"] > sizes["binary-rescored"] > 6 * sizes["binary"] - 6 * 300 * 400
+
+
+def test_bits_do_not_depend_on_what_came_before(tmp_path):
+    for name, order in (("a", 1), ("b", -1)):
+        with Index.create(tmp_path / name, encoder=ENCODER, vectors="binary") as index:
+            for one in passages(40)[::order]:
+                index.add([one])
+    one, other = ((tmp_path / name / "vectors.b1").read_bytes() for name in "ab")
+    row = len(one) // 40
+    assert [one[at : at + row] for at in range(0, len(one), row)] == [
+        other[at : at + row] for at in range(len(other) - row, -1, -row)
+    ]
+
+
+def test_vectors_are_cut_where_the_card_allows_it(tmp_path):
+    encoder = HashEncoder(dims=64)
+    with pytest.raises(BadInput, match=r"allows \[64\].*matryoshka"):
+        Index.create(tmp_path / "a.idx", encoder=encoder, dims=16)
+    encoder.matryoshka = (16,)
+    many = passages(100)
+    for mode in MODES:
+        with Index.create(tmp_path / mode, encoder=encoder, vectors=mode, dims=16) as index:
+            index.add(many)
+            assert (index.manifest["dims"], index.manifest["format"]) == (16, 2)
+        with Index.open(tmp_path / mode, encoder=encoder) as index:
+            hits = index.search(many[3].content, first="dense", k=100).hits
+        cut = encoder.encode_counted([p.content for p in many])[0][:, :16]
+        cut /= np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-9)
+        exact = cut @ cut[3]
+        tolerance = {"float32": 1e-6, "int8": 1e-3, "binary-rescored": 0.02, "binary": np.inf}[mode]  # 16 bits say little
+        assert all(abs(hit.score - exact[int(hit.id[1:])]) < tolerance for hit in hits)
+
+
 def test_create_refuses_what_is_there_and_values_out_of_range(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("precious")
@@ -246,7 +306,15 @@ def test_create_refuses_what_is_there_and_values_out_of_range(tmp_path):
     (tmp_path / "empty").mkdir()
     Index.create(tmp_path / "empty").close()
     Index.create(tmp_path / "new" / "deep").close()
-    for wrong in ({"k1": -1}, {"b": 1.1}, {"k1": float("nan")}, {"analyzer": "none/9"}, {"vectors": "float32"}):
+    for wrong in (
+        {"k1": -1},
+        {"b": 1.1},
+        {"k1": float("nan")},
+        {"analyzer": "none/9"},
+        {"vectors": "bits"},
+        {"rescore_multiplier": 0},
+        {"dims": 8},
+    ):
         with pytest.raises(BadInput):
             Index.create(tmp_path / "wrong", **wrong)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full", "new"]

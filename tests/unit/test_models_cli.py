@@ -167,6 +167,7 @@ def test_show_of_an_encoder(tiny_encoder_folder, capsys):
         "segments": None,
         "pooling": "mean",
         "normalized": True,
+        "matryoshka": None,
         "prompts": {"query": "query: ", "passage": "passage: "},
     }
     assert facts["parameters"]["body"] == body_numbers(2, head=False)

@@ -3,14 +3,24 @@ import pytest
 
 from shortlist import _native
 from shortlist.errors import IndexFormatError
-from shortlist.quantize import to_int8
-from shortlist.stores.vectors import BLOCK, Vectors, append_rows, candidates, rows_of, stride
+from shortlist.quantize import small_query, to_int8
+from shortlist.stores.vectors import (
+    BLOCK,
+    Layout,
+    Vectors,
+    append_rows,
+    bit_rows_of,
+    bit_stride,
+    candidates,
+    rows_of,
+    stride,
+)
 
 LEVELS = _native.instruction_sets()
 
 
 def scan(data, dims, query, dead, k, threads=1, level="portable"):
-    return _native.scan_int8(data.reshape(-1), dims, stride(dims), query, dead, k, threads, level)
+    return _native.scan_int8(data.reshape(-1), dims, stride(dims), query[None], dead, k, threads, level)[0]
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -38,6 +48,66 @@ def test_extreme_bytes_do_not_saturate(level):
     assert scores.tolist() == [127 * 127 * dims]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("asked", [1, 3, 20, 21, 64, 130])
+def test_queries_that_share_the_pass_find_what_each_finds_alone(asked, level):
+    rng = np.random.default_rng(asked)
+    dims, count = 70, 1500
+    rows, dead = rows_of(rng.standard_normal((count, dims)).astype(np.float32)), (rng.random(count) < 0.1).astype(np.uint8)
+    queries = rng.integers(-127, 128, (asked, dims)).astype(np.int8)
+    for threads in (1, 3):
+        found = _native.scan_int8(rows.reshape(-1), dims, stride(dims), queries, dead, 20, threads, level)
+        assert len(found) == asked
+        for query, (slots, scores) in zip(queries, found, strict=True):
+            alone = scan(rows, dims, query, dead, 20)
+            assert slots.tolist() == alone[0].tolist()
+            assert scores.tolist() == alone[1].tolist()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dims", [1, 7, 8, 31, 33, 64, 384, 511, 513, 1024])
+def test_bit_scan_equals_the_formula(dims, level):
+    rng = np.random.default_rng(dims)
+    vectors, centre = rng.standard_normal((300, dims)).astype(np.float32), rng.standard_normal(dims).astype(np.float32)
+    dead = (rng.random(300) < 0.2).astype(np.uint8)
+    queries = rng.integers(-7, 8, (3, dims)).astype(np.int8)
+    steps = rng.random(3).astype(np.float32)
+    data = bit_rows_of(vectors, centre).reshape(-1)
+    found = _native.scan_bits(data, dims, bit_stride(dims), queries, steps, dead, 300, 2, level)
+    around = (vectors - centre).astype(np.float64)
+    factors = (around**2).sum(axis=1) / np.abs(around).sum(axis=1)
+    for query, step, (slots, scores) in zip(queries, steps, found, strict=True):
+        expected = around @ centre + factors * step * (np.where(around > 0, 1, -1) @ query.astype(np.int64))
+        assert set(slots.tolist()) == set(np.flatnonzero(dead == 0).tolist())
+        assert scores == pytest.approx(expected[slots], rel=1e-4, abs=1e-3)
+        assert (np.diff(scores) <= 0).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_scores_of_chosen_rows(level):
+    rng = np.random.default_rng(3)
+    rows, query = rows_of(rng.standard_normal((50, 30)).astype(np.float32)), rng.integers(-127, 128, 30).astype(np.int8)
+    slots, scores = scan(rows, 30, query, np.zeros(50, np.uint8), 50)
+    chosen = slots[[4, 0, 4, 49]]
+    assert _native.score_int8(rows.reshape(-1), 30, stride(30), query, chosen, level).tolist() == scores[[4, 0, 4, 49]].tolist()
+    with pytest.raises(ValueError, match="outside"):
+        _native.score_int8(rows.reshape(-1), 30, stride(30), query, np.array([50], np.uint32), level)
+
+
+def test_bit_scan_refuses_arrays_that_do_not_fit():
+    data, query, steps, dead = np.zeros(24, np.uint8), np.zeros((1, 4), np.int8), np.ones(1, np.float32), np.zeros(2, np.uint8)
+    assert _native.scan_bits(data, 4, 12, query, steps, dead, 1)
+    for bad in [
+        (data, 33, 12, np.zeros((1, 33), np.int8), steps, dead, 1),
+        (data, 4, 10, query, steps, dead, 1),
+        (data, 4, 12, query + np.int8(8), steps, dead, 1),
+        (data, 4, 12, query, steps[:0], dead, 1),
+        (data, 4, 12, query, steps, dead[:1], 1),
+    ]:
+        with pytest.raises(ValueError):
+            _native.scan_bits(*bad)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_threads_change_nothing(threads):
     rng = np.random.default_rng(5)
@@ -59,7 +129,7 @@ def test_all_that_tie_with_the_last_are_returned():
 
 
 def test_scan_refuses_arrays_that_do_not_fit():
-    data, query, dead = np.zeros(16, np.uint8), np.zeros(4, np.int8), np.zeros(2, np.uint8)
+    data, query, dead = np.zeros(16, np.uint8), np.zeros((1, 4), np.int8), np.zeros(2, np.uint8)
     for bad in [
         (data, 5, 8, query, dead, 1),
         (data, 4, 7, query, dead, 1),
@@ -95,9 +165,28 @@ def test_int8_candidates_scored_again_in_float16_are_the_exact_result(kind):
     assert found / (k * len(queries)) >= 0.999
 
 
+def test_bits_around_the_centre_find_the_nearest_in_a_narrow_cone():
+    """Recall@100 of 2,000 rows found by their bits; signs around zero find a fraction of it."""
+    rng = np.random.default_rng(4)
+    dims, count, k = 128, 20_000, 100
+    vectors = (clustered(rng, count + 10, dims) + 20 * rng.standard_normal(dims)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors, queries = vectors[:count], vectors[count:]
+    exact = [set(np.argsort(-(vectors @ query))[:k].tolist()) for query in queries]
+    recall = []
+    for centre in (vectors[:500].mean(axis=0), np.zeros(dims, np.float32)):
+        values, steps = small_query(queries - centre)
+        data, dead = bit_rows_of(vectors, centre).reshape(-1), np.zeros(count, np.uint8)
+        found = _native.scan_bits(data, dims, bit_stride(dims), values, steps, dead, 2000)
+        recall.append(np.mean([len(one & set(slots.tolist())) / k for one, (slots, _) in zip(exact, found, strict=True)]))
+    assert recall[0] > 0.99
+    assert recall[1] < 0.9
+
+
 def test_file_grows_by_appending_and_overwrites_a_torn_tail(tmp_path):
     rng = np.random.default_rng(2)
     path, dims = tmp_path / "vectors.i8", 30
+    layout = Layout("int8", dims, np.zeros(0, np.float32))
     parts = [rng.standard_normal((n, dims)).astype(np.float32) for n in (1, 5, 40_000, 7)]
     size, sums = 0, []
     for part in parts:
@@ -106,7 +195,7 @@ def test_file_grows_by_appending_and_overwrites_a_torn_tail(tmp_path):
         with path.open("ab") as file:
             file.write(b"torn")
     everything = np.concatenate(parts)
-    vectors = Vectors(path, len(everything), dims, sums)
+    vectors = Vectors(tmp_path, len(everything), layout, {"i8": sums})
     vectors.verify()
     query = rng.standard_normal(dims).astype(np.float32)
     slots, scores = vectors.scan(query, np.zeros(len(everything), np.uint8), 10)
@@ -116,22 +205,22 @@ def test_file_grows_by_appending_and_overwrites_a_torn_tail(tmp_path):
 
 
 def test_a_flipped_bit_and_a_short_file_are_noticed(tmp_path):
-    path, dims = tmp_path / "vectors.i8", 8
+    path, layout = tmp_path / "vectors.i8", Layout("int8", 8, np.zeros(0, np.float32))
     sums = append_rows(path, 0, [], rows_of(np.eye(8, dtype=np.float32)))
     content = bytearray(path.read_bytes())
     content[50] ^= 4
     path.write_bytes(content)
     with pytest.raises(IndexFormatError, match="checksum"):
-        Vectors(path, 8, dims, sums).scan(np.ones(8, np.float32), np.zeros(8, np.uint8), 1)
+        Vectors(tmp_path, 8, layout, {"i8": sums}).scan(np.ones(8, np.float32), np.zeros(8, np.uint8), 1)
     path.write_bytes(content[:-1])
     with pytest.raises(IndexFormatError, match="expected at least"):
-        Vectors(path, 8, dims, sums)
+        Vectors(tmp_path, 8, layout, {"i8": sums})
 
 
 def test_the_instruction_set_can_be_chosen_from_outside(monkeypatch):
-    arguments = (np.zeros(8, np.uint8), 4, 8, np.zeros(4, np.int8), np.zeros(1, np.uint8), 1)
+    arguments = (np.zeros(8, np.uint8), 4, 8, np.zeros((1, 4), np.int8), np.zeros(1, np.uint8), 1)
     monkeypatch.setenv("SHORTLIST_ISA", "portable")
-    assert _native.scan_int8(*arguments)[0].tolist() == [0]
+    assert _native.scan_int8(*arguments)[0][0].tolist() == [0]
     monkeypatch.setenv("SHORTLIST_ISA", "sse9")
     with pytest.raises(ValueError, match="instruction set"):
         _native.scan_int8(*arguments)

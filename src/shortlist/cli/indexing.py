@@ -12,6 +12,7 @@ from shortlist.data import read_passages
 from shortlist.encoder import Encoder
 from shortlist.errors import BadInput
 from shortlist.index import Index
+from shortlist.stores.vectors import MODES
 from shortlist.types import Passage
 
 
@@ -34,6 +35,10 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--prune", action="store_true", help="--update, then delete all passages that the inputs do not hold")
     parser.add_argument("--lang", default="", help="language of all passages (zh, hi, …); detected per passage by default")
     parser.add_argument("--model", help="encoder, or none for BM25 alone (default: shortlist-embed, or what the index has)")
+    parser.add_argument(
+        "--vectors", choices=tuple(MODES), help="how a new index keeps vectors, from large to small (default: int8)"
+    )
+    parser.add_argument("--dims", type=int, help="cut the vectors of a new index to this length, if the model's card allows it")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     parser.set_defaults(verb=build)
 
@@ -73,8 +78,21 @@ def _opened(args: argparse.Namespace) -> Index:
     model = args.model or ("" if args.output.exists() else "shortlist-embed")
     encoder = Encoder.load(model, threads=args.threads) if model not in ("", "none") else None
     if args.output.exists():
-        return Index.open(args.output, encoder=encoder, write=True)
-    return Index.create(args.output, encoder=encoder)
+        return _existing(args, encoder)
+    return Index.create(args.output, encoder=encoder, vectors=args.vectors or "int8", dims=args.dims)
+
+
+def _existing(args: argparse.Namespace, encoder: Encoder | None) -> Index:
+    """The index that is there, whose vectors stay as they are."""
+    index = Index.open(args.output, encoder=encoder, write=True)
+    has = index.manifest["vectors"]
+    if args.dims is None and args.vectors in (None, has):
+        return index
+    index.close()
+    raise BadInput(
+        f"{args.output} exists and keeps vectors as {has}: --vectors and --dims are for new indexes. Leave them away, or give "
+        "another path."
+    )
 
 
 def _passages(inputs: list[Path], lang: str) -> Iterator[Passage]:

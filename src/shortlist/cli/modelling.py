@@ -27,6 +27,7 @@ from shortlist.models.network import MAXSIM
 from shortlist.models.packing import BITS, pack
 from shortlist.models.registry import find, table_folder
 from shortlist.models.weights import read_folder, type_name
+from shortlist.quantize import PRECISIONS, quantize_embeddings
 from shortlist.reranker import FAMILY, Reranker
 from shortlist.tokens import Tokenizer
 from shortlist.types import Hit, Passage, Ranking
@@ -37,7 +38,7 @@ def add_verbs(verbs: Any) -> None:
     encode = verbs.add_parser(
         "encode",
         help="texts to vectors",
-        description="One vector a text: JSON lines on stdout, or a .npy file (float32, one row a text).",
+        description="One vector a text: JSON lines on stdout, or a .npy file (one row a text).",
         **example(
             "shortlist encode passages.jsonl -o vectors.npy    or    echo 'how do I …' | shortlist encode - --kind query"
         ),
@@ -51,6 +52,18 @@ def add_verbs(verbs: Any) -> None:
         help="which prompt the model puts before (default: %(default)s)",
     )
     encode.add_argument("--model", default="shortlist-embed", help="encoder (default: %(default)s)")
+    encode.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the vectors that are written, in the words and bytes of sentence-transformers (default: %(default)s)",
+    )
+    encode.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="NPY",
+        help="int8 and uint8: float vectors that give the ranges (default: the input's)",
+    )
     encode.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     encode.set_defaults(verb=run_encode)
 
@@ -104,13 +117,15 @@ def run_encode(args: argparse.Namespace) -> int:
         vectors, cut = encoder.encode_counted([p.content for p in passages], kind=args.kind, progress=report)
     if truncated := int((cut > 0).sum()):
         complain(f"{truncated} texts were longer than {encoder.max_tokens} tokens and were cut")
+    calibration = None if args.calibration is None else np.load(args.calibration, allow_pickle=False)
+    written = quantize_embeddings(vectors, args.precision, calibration_embeddings=calibration)
     if args.output is not None:
         with args.output.open("wb") as file:
-            np.save(file, vectors)
-        complain(f"{len(vectors):,} x {encoder.dims} float32 written to {args.output}")
+            np.save(file, written)
+        complain(f"{len(written):,} x {written.shape[1]} {written.dtype} written to {args.output}")
         return 0
-    for passage, vector in zip(passages, vectors, strict=True):
-        print_json({"id": passage.id, "vector": [round(float(x), 6) for x in vector]})
+    for passage, vector in zip(passages, written.tolist(), strict=True):
+        print_json({"id": passage.id, "vector": [round(x, 6) for x in vector]})
     return 0
 
 
@@ -361,6 +376,7 @@ def _card_facts(folder: Path, line: Available) -> dict[str, Any]:
             "pooling": card.pooling,
             "normalized": card.normalize if encoder else None,
             "prompts": dict(card.prompts),
+            "matryoshka": list(card.matryoshka) or None,
         },
         "parameters": {
             "body": line.body_parameters,

@@ -39,6 +39,7 @@ class ModelCard:
     fusion_weight  weight of the reranker's score against the first stage's, 1 = the reranker alone
     segments       a reranker's tokens from the passage on are of segment 1, those before of 0, whatever its tokenizer says
     window         a reranker reads this many tokens of a longer passage, those that share most with the query; 0 = all that fit
+    matryoshka     lengths to which a vector may be cut (and made of length 1 again), as it was trained for that
     temperature    probability of relevance = sigmoid(logit / temperature); 0 = not calibrated
     notes          what the folder leaves open and which rule was applied
     """
@@ -63,6 +64,7 @@ class ModelCard:
     segments: bool = False
     window: int = 0
     temperature: float = 0.0
+    matryoshka: tuple[int, ...] = ()
     sha256: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     canonical: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: _EMPTY)
     notes: tuple[str, ...] = ()
@@ -152,6 +154,10 @@ _EXPECTED: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     **dict.fromkeys(("prompts", "sha256"), _TEXT_BY_NAME),
     "max_tokens": ("a whole number from 8 on", lambda value: _is_whole(value) and value >= 8),
     "labels": ("a whole number from 0 on", lambda value: _is_whole(value) and value >= 0),
+    "matryoshka": (
+        "a list of whole numbers from 1 on",
+        lambda value: isinstance(value, tuple) and all(_is_whole(n) and n >= 1 for n in value),
+    ),
     "window": ("a whole number of tokens, or 0 for none", lambda value: _is_whole(value) and value >= 0),
     "fusion_weight": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "temperature": (

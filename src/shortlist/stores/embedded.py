@@ -1,7 +1,7 @@
 """The embedded store: an index in one directory.
 
     passages.sqlite   the truth (truth.py); its transaction is the commit
-    vectors.i8        derived: int8 rows for the scan (vectors.py)
+    vectors.i8 .b1    derived: rows of int8 and of bits for the scan (vectors.py)
     terms/seg-*       derived: posting segments (postings.py), merged geometrically
     columns/seg-*     derived: the values that filters look at (columns.py), merged likewise
     published         derived: how far the derived files reach; replaced as a whole, last of all
@@ -39,12 +39,11 @@ from shortlist import _native
 from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
-from shortlist.quantize import HalfArray
 from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, write_columns
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
-from shortlist.stores.vectors import Vectors, append_rows, candidates, rows_of, stride
+from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
 from shortlist.types import ByteArray, FloatArray, Passage
 
@@ -70,11 +69,14 @@ class Published:
     segments: tuple[str, ...] = ()  # file names in terms/, in slot order
     columns: tuple[str, ...] = ()  # likewise in columns/; an index older than filters has none until it is written to
     rows: int = 0  # vectors
-    sums: tuple[int, ...] = ()  # checksums of the vectors' blocks
+    sums: tuple[int, ...] = ()  # checksums of the blocks of vectors.i8
+    bit_sums: tuple[int, ...] = ()  # and of vectors.b1
 
     def to_bytes(self) -> bytes:
         """One line of JSON and one with its CRC-32."""
-        fields = {**vars(self), "point": [self.point.generation, self.point.slots], "format": FORMAT}
+        fields = {**vars(self), "point": [self.point.generation, self.point.slots], "format": 1}
+        if not self.bit_sums:
+            del fields["bit_sums"]  # as format 1 has it
         line = json.dumps(fields).encode()
         return b"%s\n%08x\n" % (line, zlib.crc32(line))
 
@@ -90,7 +92,8 @@ class Published:
         try:
             fields = json.loads(line)
             lists = {name: tuple(fields[name]) for name in ("languages", "segments", "sums")}
-            lists["columns"] = tuple(fields.get("columns", ()))
+            for name in ("columns", "bit_sums"):
+                lists[name] = tuple(fields.get(name, ()))
             return Published(index=fields["index"], point=Point(*fields["point"]), rows=fields["rows"], **lists)
         except (ValueError, KeyError, TypeError) as error:
             raise IndexFormatError(f"{path}: of another format ({error}). {REBUILD}") from error
@@ -158,20 +161,26 @@ class Snapshot:
     def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
         """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
 
-        An exact scan of the int8 rows, or of those that the filter leaves, finds candidates(k), which are scored again with
-        the float16 vectors. Raises BadInput if the index holds no vectors.
+        A scan of every row, or of those that the filter leaves, finds candidates(k), which are scored again with the stored
+        vectors; the modes are at `stores.vectors`. Raises BadInput if the index holds no vectors.
         """
-        vectors = self.files.vectors
-        if vectors is None:
+        return self.dense_many(vector[None, :], k, where)[0]
+
+    def dense_many(self, vectors: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[list[Scored]]:
+        """`dense` of float32[n, dims], one list a query; all share one pass through the rows."""
+        rows = self.files.vectors
+        if rows is None:
             raise BadInput("this index holds no vectors: it was created without an encoder.")
         hidden, shown = self._hidden(where)
         if shown * _FEW < len(hidden):
-            slots, _ = vectors.scan_some(vector, np.flatnonzero(hidden == 0), candidates(k))
+            found = rows.scan_some(vectors, np.flatnonzero(hidden == 0), candidates(k))
         else:
-            slots, _ = vectors.scan(vector, hidden, candidates(k))
-        halves = self.truth.halves(slots.tolist(), vectors.dims)
-        scores: FloatArray = (halves.astype(np.float32) * vector).sum(axis=1)
-        return _ordered(self.truth.ids(slots), scores, k)
+            found = rows.scan_many(vectors, hidden, candidates(k))
+        lists = []
+        for vector, (slots, _) in zip(vectors, found, strict=True):
+            stored = self.truth.vectors(slots.tolist(), rows.layout.size(rows.layout.form))
+            lists.append(_ordered(self.truth.ids(slots), rows.layout.scores(stored, vector), k))
+        return lists
 
     def get(self, ids: Sequence[str]) -> dict[str, Passage]:
         """The passages of these ids, without those that are not in the index."""
@@ -255,6 +264,7 @@ class EmbeddedStore:
         try:
             self._source = _opened(path, write)
             try:
+                self.layout = Layout.of(self._truth.manifest)
                 if write:
                     self._published = self._recover()
                 self.snapshot()
@@ -275,7 +285,8 @@ class EmbeddedStore:
         try:
             draft.mkdir()
             with disk_full_explained(path):
-                _make(draft, {**manifest, "format": FORMAT, "index": uuid.uuid4().hex})
+                version = FORMAT if manifest.keys() & {"centre", "dims"} or manifest.get("vectors") == "float32" else 1
+                _make(draft, {**manifest, "format": version, "index": uuid.uuid4().hex})
             draft.rename(path)
             sync_folder(path.parent)
         except BaseException:
@@ -296,8 +307,7 @@ class EmbeddedStore:
     @property
     def dims(self) -> int:
         """Length of the vectors, 0 for an index without."""
-        encoder = self._truth.manifest["encoder"]
-        return int(encoder["dims"]) if encoder else 0
+        return self.layout.dims
 
     @property
     def home(self) -> Path:
@@ -357,7 +367,7 @@ class EmbeddedStore:
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each part."""
-        files = {"passages": "passages.sqlite*", "terms": "terms/*", "columns": "columns/*", "vectors": "vectors.i8"}
+        files = {"passages": "passages.sqlite*", "terms": "terms/*", "columns": "columns/*", "vectors": "vectors.*"}
         return {part: sum(map(_size, self.home.glob(name))) for part, name in files.items()}
 
     def append(
@@ -381,7 +391,7 @@ class EmbeddedStore:
             fields = [terms_of(row.analysed_as, row.passage.title, row.passage.meta) for row in rows]
             state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
             state = self._extend(_COLUMNS, state, point.slots, lambda: gather(fields))
-            state = self._extend_vectors(state, point.slots, [row.half for row in rows if row.half is not None])
+            state = self._extend_vectors(state, point.slots, [row.vector for row in rows if row.vector is not None])
             self._publish(replace(state, point=point))
             self._tidy_later()
 
@@ -574,8 +584,9 @@ class EmbeddedStore:
             if self.dims:
                 self._open_vectors(self.home, published).verify()
         except IndexFormatError:
-            (self.home / "vectors.i8").unlink(missing_ok=True)  # readers keep the file that they have mapped
-            sound = replace(sound, rows=0, sums=(), point=START)
+            for form in self.layout.files:
+                (self.home / f"vectors.{form}").unlink(missing_ok=True)  # readers keep the file that they have mapped
+            sound = replace(sound, rows=0, sums=(), bit_sums=(), point=START)
         return sound
 
     def _catch_up(self) -> None:
@@ -593,8 +604,8 @@ class EmbeddedStore:
             self._published = self._extend(_COLUMNS, self._published, stop, partial(gather, fields))
         while self.dims and self._published.rows < point.slots:
             stop = min(self._published.rows + _REPLAY, point.slots)
-            halves = self._truth.halves(range(self._published.rows, stop), self.dims)
-            self._published = self._extend_vectors(self._published, stop, halves)
+            stored = self._truth.vectors(range(self._published.rows, stop), self.layout.size(self.layout.form))
+            self._published = self._extend_vectors(self._published, stop, stored)
         self._publish(replace(self._published, point=point))
 
     def _extend(self, layer: Layer, state: Published, stop: int, content: Callable[[], Any]) -> Published:
@@ -611,15 +622,18 @@ class EmbeddedStore:
             names = (*names[:-group], whole)
         return _with_names(state, layer, names)
 
-    def _extend_vectors(self, state: Published, stop: int, halves: Sequence[HalfArray] | HalfArray) -> Published:
+    def _extend_vectors(self, state: Published, stop: int, vectors: Sequence[npt.NDArray[Any]] | ByteArray) -> Published:
         if not self.dims or state.rows == stop:
             return state
-        size = state.rows * stride(self.dims)
-        rows = rows_of(np.asarray(halves, dtype=np.float32))  # of the stored float16, so that a rebuild gives the same bytes
-        sums = append_rows(self.home / "vectors.i8", size, list(state.sums), rows)
+        stored = np.stack(list(vectors)).view(np.uint8)
+        sums = _sums(state)
+        for form in self.layout.files:
+            rows = self.layout.rows(stored, form)
+            size = state.rows * self.layout.size(form)
+            sums[form] = tuple(append_rows(self.home / f"vectors.{form}", size, list(sums[form]), rows))
         if state.rows == 0:
             sync_folder(self.home)
-        return replace(state, rows=stop, sums=tuple(sums))
+        return replace(state, rows=stop, sums=sums["i8"], bit_sums=sums["b1"])
 
     def _publish(self, state: Published) -> None:
         state = replace(state, languages=tuple(self._truth.languages()))
@@ -675,9 +689,7 @@ class EmbeddedStore:
     def _open_vectors(self, home: Path, published: Published) -> Vectors:
         if published.rows != published.point.slots:
             raise IndexFormatError(f"{home}: {published.rows} vectors for {published.point.slots} passages. {REBUILD}")
-        if not published.rows:
-            return Vectors(home / "published", 0, self.dims, [])
-        return Vectors(home / "vectors.i8", published.rows, self.dims, list(published.sums))
+        return Vectors(home, published.rows, self.layout, _sums(published))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -732,7 +744,7 @@ def _remove_all_but(path: Path, home: Path) -> None:
             (old / "published").unlink(missing_ok=True)
             shutil.rmtree(old, ignore_errors=True)
     if home != path:
-        for name in ("published", "passages.sqlite", "passages.sqlite-wal", "passages.sqlite-shm", "vectors.i8"):
+        for name in ("published", "passages.sqlite", "passages.sqlite-wal", "passages.sqlite-shm", "vectors.i8", "vectors.b1"):
             (path / name).unlink(missing_ok=True)
         for layer in (_TERMS, _COLUMNS):
             shutil.rmtree(path / layer.folder, ignore_errors=True)
@@ -751,6 +763,11 @@ def _refuse_foreign(path: Path) -> None:
         raise BadInput(f"{path}: no such index. Create one with Index.create or `shortlist index`.")
     if not (home_of(path) / "passages.sqlite").is_file():
         raise IndexFormatError(f"{path} is not an index: it holds no passages.sqlite. Give the folder that Index.create made.")
+
+
+def _sums(published: Published) -> dict[str, tuple[int, ...]]:
+    """Checksums by the form of the vectors' file."""
+    return {"i8": published.sums, "b1": published.bit_sums}
 
 
 def _segment_name(start: int, stop: int) -> str:

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
-from shortlist.quantize import HalfArray
 from shortlist.stores.durable import SAFE_AFTER_FULL_DISK, sync_folder
-from shortlist.types import Json, Passage
+from shortlist.types import ByteArray, Json, Passage
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format. An index that readers of format 1 understand says so: float16 vectors of the encoder's length, or none."""
 
 _SCHEMA = """
 PRAGMA application_id = 1397247059;
@@ -37,7 +37,7 @@ CREATE TABLE passages (
     slot INTEGER PRIMARY KEY, id TEXT NOT NULL, text TEXT NOT NULL, title TEXT NOT NULL, lang TEXT NOT NULL,
     analysed_as TEXT NOT NULL, meta TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (id, deleted));
 CREATE INDEX tombstones ON passages (deleted) WHERE deleted > 0;
-CREATE TABLE vectors (slot INTEGER PRIMARY KEY, half BLOB NOT NULL);
+CREATE TABLE vectors (slot INTEGER PRIMARY KEY, half BLOB NOT NULL); -- in the mode's form, float16 in format 1
 CREATE TABLE languages (lang TEXT PRIMARY KEY, live INTEGER NOT NULL) WITHOUT ROWID;
 """
 _COMPARISONS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -68,11 +68,11 @@ NO_EFFORT = Effort()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A passage on its way in: `analysed_as` is the language that its terms were made for, `half` float16[dims] or None."""
+    """A passage on its way in: `analysed_as` is the language that its terms were made for, `vector` its stored form or None."""
 
     passage: Passage
     analysed_as: str
-    half: HalfArray | None = None
+    vector: npt.NDArray[Any] | None = None
 
 
 class Truth:
@@ -141,8 +141,8 @@ class Truth:
                     for p in (row.passage,)
                 ),
             )
-            halves = ((slot, row.half.tobytes()) for slot, row in zip(slots, rows, strict=True) if row.half is not None)
-            self._db.executemany("INSERT INTO vectors VALUES (?, ?)", halves)
+            vectors = ((slot, row.vector.tobytes()) for slot, row in zip(slots, rows, strict=True) if row.vector is not None)
+            self._db.executemany("INSERT INTO vectors VALUES (?, ?)", vectors)
             self._count_languages((row.analysed_as for row in rows), 1)
             self._db.execute(
                 "UPDATE state SET generation = generation + 1, slots = ?, analyze_s = analyze_s + ?, encode_s = encode_s + ?",
@@ -237,7 +237,7 @@ class Truth:
         )
         found = self._rows(sql, {"start": start, "slots": at.slots, "generation": at.generation, "page": page})
         with _explained(self._path):
-            return [(row[5], Row(_passage(row), row[6], _half(row[7]))) for row in found]
+            return [(row[5], Row(_passage(row), row[6], _bytes(row[7]))) for row in found]
 
     def gone(self, since: Point, at: Point) -> list[str]:
         """Ids of the passages that lived at the point `since` and no longer do at the point `at`."""
@@ -261,13 +261,13 @@ class Truth:
             raise self._incomplete(f"{len(names)} of {len(slots)} passages")
         return names
 
-    def halves(self, slots: Sequence[int], dims: int) -> HalfArray:
-        """float16[n, dims], the vectors of these slots in the same order."""
+    def vectors(self, slots: Sequence[int], size: int) -> ByteArray:
+        """uint8[n, size], the stored vectors of these slots in the same order."""
         sql = "SELECT v.half FROM json_each(?) AS wanted CROSS JOIN vectors AS v ON v.slot = wanted.value ORDER BY wanted.key"
         blobs = [blob for (blob,) in self._rows(sql, [json.dumps(list(slots))])]
-        if len(blobs) != len(slots) or any(len(blob) != 2 * dims for blob in blobs):
-            raise self._incomplete(f"{len(blobs)} of {len(slots)} vectors of {dims} numbers")
-        return np.frombuffer(b"".join(blobs), dtype="<f2").reshape(len(slots), dims)
+        if len(blobs) != len(slots) or any(len(blob) != size for blob in blobs):
+            raise self._incomplete(f"{len(blobs)} of {len(slots)} vectors of {size} bytes")
+        return np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(slots), size)
 
     def tombstones(self, after: int, upto: int) -> list[int]:
         """Slots deleted by the commits after+1..upto."""
@@ -331,8 +331,8 @@ def _passage(row: Sequence[Any]) -> Passage:
     return Passage(id=row[0], text=row[1], title=row[2], lang=row[3], meta=json.loads(row[4]))
 
 
-def _half(blob: bytes | None) -> HalfArray | None:
-    return None if blob is None else np.frombuffer(blob, dtype="<f2")
+def _bytes(blob: bytes | None) -> ByteArray | None:
+    return None if blob is None else np.frombuffer(blob, dtype=np.uint8)
 
 
 @contextlib.contextmanager

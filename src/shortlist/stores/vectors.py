@@ -1,45 +1,167 @@
-"""vectors.i8: one row a slot, append-only, scanned whole.
+"""Vectors on disk: the form in which the truth keeps them, and the derived files that are scanned whole.
 
-A row is a float32 scale (little-endian), int8[dims], and zero bytes up to a multiple of four. The file has no header: what it
-must hold, and one CRC-32 a block, stand in the file `published`.
+| mode              | truth                  | scanned     | scored again with |
+|-------------------|------------------------|-------------|-------------------|
+| `float32`         | float32                | vectors.i8  | float32           |
+| `int8`            | float16                | vectors.i8  | float16           |
+| `binary-rescored` | int8                   | vectors.b1  | vectors.i8        |
+| `binary`          | 1 bit a number         | vectors.b1  | the whole query   |
+
+A derived file has one row a slot and is append-only. A row of `vectors.i8` is a float32 scale (little-endian), int8[dims], and
+zero bytes up to a multiple of four; one of `vectors.b1` two float32 (`quantize.to_bits`), dims bits, and zeros likewise. The
+files have no header: what they must hold, and one CRC-32 a block, stand in the file `published`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.engines.native import available_cpus
-from shortlist.quantize import to_int8
+from shortlist.errors import IndexFormatError
+from shortlist.quantize import from_bits, signs_of, small_query, to_bits, to_half, to_int8
 from shortlist.stores.durable import CheckedMap, block_sums
 from shortlist.types import ByteArray, FloatArray
 
 BLOCK = 1 << 20
 _PARALLEL_BYTES = 64 << 20  # below this (4 ms of one thread) waiting for a second one costs more than it saves
 
+Found = tuple[npt.NDArray[np.uint32], FloatArray]
+
+MODES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "float32": ("f32", ("i8",)),
+    "int8": ("f16", ("i8",)),
+    "binary-rescored": ("i8", ("b1", "i8")),
+    "binary": ("b1", ("b1",)),
+}
+"""Mode -> the form in the truth, and those of the derived files, the one that is scanned first."""
+
 
 def stride(dims: int) -> int:
-    """Bytes of one row."""
+    """Bytes of one row of vectors.i8."""
     return 4 + dims + (-dims % 4)
 
 
+def bit_stride(dims: int) -> int:
+    """Bytes of one row of vectors.b1."""
+    return 8 + (dims + 31) // 32 * 4
+
+
 def candidates(k: int) -> int:
-    """How many rows the int8 scan finds for the k best of the float16 vectors: recall@100 above 0.999 of the exact result."""
+    """How many rows a scan finds for the k best: in int8, recall@100 is above 0.999 of the exact result then."""
     return k + k // 4 + 100
 
 
 def rows_of(vectors: FloatArray) -> ByteArray:
-    """float32[n, dims] -> uint8[n, stride(dims)], the rows as they stand in the file."""
+    """float32[n, dims] -> uint8[n, stride(dims)], the rows as they stand in vectors.i8."""
     values, scales = to_int8(vectors)
     count, dims = vectors.shape
     rows = np.zeros((count, stride(dims)), dtype=np.uint8)
-    rows[:, :4] = scales.astype("<f4")[:, None].view(np.uint8)
+    rows[:, :4] = _as_bytes(scales)
     rows[:, 4 : 4 + dims] = values.view(np.uint8)
     return rows
+
+
+def bit_rows_of(vectors: FloatArray, centre: FloatArray) -> ByteArray:
+    """float32[n, dims] -> uint8[n, bit_stride(dims)], the rows as they stand in vectors.b1."""
+    bits, factors, offsets = to_bits(vectors, centre)
+    rows = np.zeros((len(vectors), bit_stride(vectors.shape[1])), dtype=np.uint8)
+    rows[:, :4], rows[:, 4:8] = _as_bytes(factors), _as_bytes(offsets)
+    rows[:, 8 : 8 + bits.shape[1]] = bits
+    return rows
+
+
+def _as_bytes(numbers: FloatArray) -> ByteArray:
+    """float32[n] -> uint8[n, 4], little-endian."""
+    return numbers.astype("<f4")[:, None].view(np.uint8)
+
+
+def _floats(rows: ByteArray, start: int) -> FloatArray:
+    """The float32 of each row that begins at byte `start`."""
+    numbers: FloatArray = np.ascontiguousarray(rows[:, start : start + 4]).view("<f4")[:, 0]
+    return numbers
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one index keeps its vectors, as decided when it was created.
+
+    dims                numbers of a vector
+    centre              float32[dims], subtracted before the signs are taken; empty for modes without bits
+    rescore_multiplier  of "binary-rescored": times as many rows as wanted are found by their bits and scored again in int8
+    """
+
+    mode: str
+    dims: int
+    centre: FloatArray
+    rescore_multiplier: int = 1
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any]) -> Layout:
+        """The layout that a manifest states. Raises IndexFormatError if this version does not know it."""
+        mode, encoder = manifest.get("vectors") or "int8", manifest["encoder"]
+        dims = manifest.get("dims", encoder["dims"]) if encoder else 0
+        centre = np.array(manifest.get("centre", []), dtype=np.float32)
+        if mode not in MODES or ("b1" in MODES[mode][1] and len(centre) != dims):
+            raise IndexFormatError(
+                f"vectors={mode!r}, centre of {len(centre)} numbers for {dims}: not of this version's modes."
+            )
+        return Layout(mode, dims, centre, manifest.get("rescore_multiplier", 1))
+
+    @property
+    def form(self) -> str:
+        """The form in the truth."""
+        return MODES[self.mode][0]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The forms of the derived files."""
+        return MODES[self.mode][1]
+
+    def size(self, form: str) -> int:
+        """Bytes of one vector in a form."""
+        return {"f32": 4 * self.dims, "f16": 2 * self.dims, "i8": stride(self.dims), "b1": bit_stride(self.dims)}[form]
+
+    def stored(self, vectors: FloatArray) -> ByteArray:
+        """float32[n, dims] -> uint8[n, size(form)] for the truth. Raises BadInput for numbers that float16 cannot hold."""
+        return self._written(vectors, self.form)
+
+    def rows(self, stored: ByteArray, form: str) -> ByteArray:
+        """Rows of a derived file, always made from what is stored, so that a rebuild gives the same bytes."""
+        return stored if form == self.form else self._written(self.vectors(stored), form)
+
+    def vectors(self, stored: ByteArray) -> FloatArray:
+        """uint8[n, size(form)] -> float32[n, dims], the vectors as far as the truth remembers them."""
+        if self.form == "i8":
+            values: FloatArray = stored[:, 4 : 4 + self.dims].view(np.int8) * _floats(stored, 0)[:, None]
+            return values
+        if self.form == "b1":
+            return from_bits(stored[:, 8:], _floats(stored, 0), self.centre)
+        return np.ascontiguousarray(stored).view("<f4" if self.form == "f32" else "<f2").astype(np.float32)
+
+    def scores(self, stored: ByteArray, query: FloatArray) -> FloatArray:
+        """float32[n], inner products of the stored vectors with float32[dims]; estimates where only bits are stored."""
+        if self.form == "b1":
+            signs = (signs_of(stored[:, 8:], self.dims) * (query - self.centre)).sum(axis=1)
+            estimates: FloatArray = _floats(stored, 4) + _floats(stored, 0) * signs + float(query @ self.centre)
+            return estimates
+        products: FloatArray = (self.vectors(stored) * query).sum(axis=1)
+        return products
+
+    def _written(self, vectors: FloatArray, form: str) -> ByteArray:
+        if form == "i8":
+            return rows_of(vectors)
+        if form == "b1":
+            return bit_rows_of(vectors, self.centre)
+        numbers = vectors.astype("<f4") if form == "f32" else to_half(vectors).astype("<f2")
+        return np.ascontiguousarray(numbers).view(np.uint8)
 
 
 def append_rows(path: Path, size: int, sums: list[int], rows: ByteArray) -> list[int]:
@@ -55,37 +177,80 @@ def append_rows(path: Path, size: int, sums: list[int], rows: ByteArray) -> list
 
 
 class Vectors:
-    """The first `count` rows of the file, memory-mapped. Raises IndexFormatError if the file is missing, short or damaged."""
+    """The first `count` rows of the derived files, memory-mapped; sums: {form: checksums of its file's blocks}.
 
-    def __init__(self, path: Path, count: int, dims: int, sums: list[int]) -> None:
-        self.count, self.dims = count, dims
-        self._map = CheckedMap(path, 0, count * stride(dims), BLOCK, sums)
+    Raises IndexFormatError if a file is missing, short or damaged.
+    """
+
+    def __init__(self, folder: Path, count: int, layout: Layout, sums: Mapping[str, Sequence[int]]) -> None:
+        self.count, self.layout = count, layout
+        self._maps = {
+            form: CheckedMap(folder / f"vectors.{form}", 0, count * layout.size(form), BLOCK, list(sums[form]))
+            for form in layout.files
+            if count
+        }
 
     def trust(self, other: Vectors) -> None:
-        """Take over what an earlier view of the same file has verified."""
-        self._map.trust(other._map)
+        """Take over what an earlier view of the same files has verified."""
+        for form in self._maps.keys() & other._maps.keys():
+            self._maps[form].trust(other._maps[form])
 
     def verify(self) -> None:
-        """Check the whole file."""
-        self._all()
+        """Check the files as a whole."""
+        for form in self.layout.files:
+            self._all(form)
 
-    def scan(self, query: FloatArray, dead: ByteArray, k: int) -> tuple[npt.NDArray[np.uint32], FloatArray]:
-        """The k rows of largest int8 inner product with float32[dims], and all that tie with the last; dead ones left out.
+    def scan(self, query: FloatArray, dead: ByteArray, k: int) -> Found:
+        """The k rows of largest inner product with float32[dims], and all that tie with the last; dead ones left out.
 
-        Returns slots uint32[m] and approximate scores float32[m], best first.
+        Returns slots uint32[m] and approximate scores float32[m], best first; products lack the same constant where bits were
+        scanned.
         """
-        values, scales = to_int8(query[None, :])
-        data = self._all()
-        threads = 1 if data.nbytes < _PARALLEL_BYTES else min(4, available_cpus())
-        slots, scores = _native.scan_int8(data, self.dims, stride(self.dims), values[0], dead, k, threads)
-        return slots, scores * scales[0]
+        return self.scan_many(query[None, :], dead, k)[0]
 
-    def scan_some(self, query: FloatArray, slots: npt.NDArray[np.int64], k: int) -> tuple[npt.NDArray[np.uint32], FloatArray]:
-        """`scan` over the rows of these slots (ascending) alone, which are gathered: for slots far fewer than rows."""
-        values, scales = to_int8(query[None, :])
-        rows = self._all().reshape(self.count, stride(self.dims))[slots].reshape(-1)
-        places, scores = _native.scan_int8(rows, self.dims, stride(self.dims), values[0], np.zeros(len(slots), np.uint8), k)
-        return slots[places].astype(np.uint32), scores * scales[0]
+    def scan_many(self, queries: FloatArray, dead: ByteArray, k: int) -> list[Found]:
+        """`scan` of float32[n, dims], one result a query; all share the passes through memory."""
+        if self.layout.files[0] == "i8":
+            return self._scan_int8(self._all("i8"), queries, dead, k)
+        if "i8" not in self.layout.files:
+            return self._scan_bits(self._all("b1"), queries, dead, k)
+        wide = self._scan_bits(self._all("b1"), queries, dead, k * self.layout.rescore_multiplier)
+        return [self._score_int8(query, slots, k) for query, (slots, _) in zip(queries, wide, strict=True)]
 
-    def _all(self) -> ByteArray:
-        return self._map[0 : self.count * stride(self.dims)]
+    def scan_some(self, queries: FloatArray, slots: npt.NDArray[np.int64], k: int) -> list[Found]:
+        """`scan_many` over the rows of these slots (ascending) alone, which are gathered: for slots far fewer than rows."""
+        form, scan = ("i8", self._scan_int8) if "i8" in self.layout.files else ("b1", self._scan_bits)
+        rows = self._all(form).reshape(self.count, self.layout.size(form))[slots].reshape(-1)
+        found = scan(rows, queries, np.zeros(len(slots), np.uint8), k)
+        return [(slots[places].astype(np.uint32), scores) for places, scores in found]
+
+    def _scan_int8(self, data: ByteArray, queries: FloatArray, dead: ByteArray, k: int) -> list[Found]:
+        values, scales = to_int8(queries)
+        dims = self.layout.dims
+        found = _native.scan_int8(data, dims, stride(dims), values, dead, k, _threads(data))
+        return [(slots, scores * scale) for (slots, scores), scale in zip(found, scales, strict=True)]
+
+    def _scan_bits(self, data: ByteArray, queries: FloatArray, dead: ByteArray, k: int) -> list[Found]:
+        values, steps = small_query(queries - self.layout.centre)
+        dims = self.layout.dims
+        return _native.scan_bits(data, dims, bit_stride(dims), values, steps, dead, k, _threads(data))
+
+    def _score_int8(self, query: FloatArray, slots: npt.NDArray[np.uint32], k: int) -> Found:
+        """Of these slots the k best by their int8 rows, and all that tie with the last."""
+        values, scales = to_int8(query[None, :])
+        dims = self.layout.dims
+        scores = _native.score_int8(self._all("i8"), dims, stride(dims), values[0], slots) * scales[0]
+        if len(slots) > k:
+            kept = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
+            slots, scores = slots[kept], scores[kept]
+        order = np.argsort(-scores, kind="stable")
+        return slots[order], scores[order]
+
+    def _all(self, form: str) -> ByteArray:
+        if not self.count:
+            return np.zeros(0, np.uint8)
+        return self._maps[form][0 : self.count * self.layout.size(form)]
+
+
+def _threads(data: ByteArray) -> int:
+    return 1 if data.nbytes < _PARALLEL_BYTES else min(4, available_cpus())
