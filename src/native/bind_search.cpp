@@ -1,13 +1,17 @@
 // Python face of the first-stage kernels. Arrays are checked here, once; the kernels check what they read out of files.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
+#include <optional>
 #include <string>
 
+#include "bm25.h"
 #include "cpu.h"
 #include "scan.h"
 #include "search.h"
@@ -17,6 +21,7 @@ using namespace shortlist;
 
 template <typename T>
 using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Frequencies = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu, nb::ro>;
 template <typename T>
 using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <typename T>
@@ -114,34 +119,64 @@ static Out<float> score_rows_int8(In<uint8_t> rows, size_t dims, size_t stride, 
     return give(std::move(scores));
 }
 
-static nb::tuple top_k(In<float> scores, In<uint8_t> dead, size_t k) {
-    require(scores.size() == dead.size(), "scores and dead must have the same length");
+// Lists: (slots, tf, weight, bounds as bytes or None, skew). Each segment: (first slot, lengths, its lists).
+static SegmentLists segment_lists(const nb::tuple& segment) {
+    const auto lengths = nb::cast<In<uint32_t>>(segment[1], false);
+    SegmentLists made{nb::cast<uint32_t>(segment[0]), lengths.size(), lengths.data(), 0, {}};
+    for (const nb::handle& item : nb::cast<nb::list>(segment[2])) {
+        const auto list = nb::cast<nb::tuple>(item);
+        const auto slots = nb::cast<In<uint32_t>>(list[0], false);
+        const auto tf = nb::cast<Frequencies>(list[1], false);
+        const auto skew = nb::cast<size_t>(list[4]);
+        require(tf.size() == slots.size(), "slots and tf must have the same length");
+        require(tf.itemsize() == 1 || tf.itemsize() == 2 || tf.itemsize() == 4, "tf must be uint8, uint16 or uint32");
+        require(made.tf_bytes == 0 || made.tf_bytes == tf.itemsize(), "all lists of a segment must have the same type of tf");
+        made.tf_bytes = tf.itemsize();
+        const Bound* bounds = nullptr;
+        if (!list[3].is_none()) {
+            const auto bytes = nb::cast<In<uint8_t>>(list[3], false);
+            const size_t blocks = (skew + slots.size() + block_postings - 1) / block_postings;
+            require(bytes.size() >= blocks * sizeof(Bound), "bounds must hold one for each block of postings");
+            bounds = reinterpret_cast<const Bound*>(bytes.data());
+            require(reinterpret_cast<uintptr_t>(bounds) % alignof(Bound) == 0, "bounds must be aligned");
+        }
+        made.lists.push_back({slots.data(), tf.data(), slots.size(), nb::cast<float>(list[2]), bounds, skew});
+    }
+    return made;
+}
+
+static nb::tuple best_lists(const std::vector<nb::tuple>& segments, float base, float slope, std::optional<In<uint8_t>> hidden,
+                            size_t k) {
     require(k >= 1, "k must be at least 1");
+    std::vector<SegmentLists> lists;
+    for (const nb::tuple& segment : segments) {
+        lists.push_back(segment_lists(segment));
+        const SegmentLists& last = lists.back();
+        require(!hidden || last.first + last.count <= hidden->size(), "hidden must hold one byte a slot");
+    }
     std::vector<Scored> best;
     {
         nb::gil_scoped_release free;
-        best = best_scores(scores.data(), dead.data(), scores.size(), k);
+        best = best_bm25(lists, {base, slope}, hidden ? hidden->data() : nullptr, k);
     }
     return give(best);
 }
 
+// uint8[blocks * 8], as they stand in the file.
 template <typename Tf>
-static void add(In<uint32_t> slots, In<Tf> tf, float weight, In<float> norms,
-                nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu> scores) {
-    require(slots.size() == tf.size(), "slots and tf must have the same length");
-    require(norms.size() == scores.size(), "norms and scores must have the same length");
-    bool fine;
+static Out<uint8_t> bounds_of(In<uint32_t> slots, In<Tf> tf, In<uint32_t> lengths) {
+    require(tf.size() == slots.size(), "slots and tf must have the same length");
+    std::vector<Bound> bounds;
     {
         nb::gil_scoped_release free;
-        fine = add_postings<Tf>(slots.data(), tf.data(), slots.size(), weight, norms.data(), scores.data(), scores.size());
+        bounds = block_bounds<Tf>(slots.data(), tf.data(), slots.size(), lengths.data(), lengths.size());
     }
-    require(fine, "a posting names a slot outside its segment");
+    const auto* bytes = reinterpret_cast<const uint8_t*>(bounds.data());
+    return give(std::vector<uint8_t>(bytes, bytes + bounds.size() * sizeof(Bound)));
 }
 
-static int64_t live(In<uint32_t> slots, In<uint8_t> dead) {
-    const int64_t count = count_live(slots.data(), slots.size(), dead.data(), dead.size());
-    require(count >= 0, "a posting names a slot outside its segment");
-    return count;
+static size_t common(In<uint32_t> slots, In<uint32_t> others) {
+    return count_common(slots.data(), slots.size(), others.data(), others.size());
 }
 
 static Terms terms_of(const In<uint64_t>& offsets, const In<uint8_t>& bytes) {
@@ -165,7 +200,7 @@ static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
         auto bytes = nb::cast<In<uint8_t>>(part[1], false);
         auto starts = nb::cast<In<uint64_t>>(part[2], false);
         auto slots = nb::cast<In<uint32_t>>(part[3], false);
-        auto tf = nb::cast<nb::ndarray<nb::ndim<1>, nb::c_contig, nb::ro>>(part[4]);
+        auto tf = nb::cast<Frequencies>(part[4]);
         const size_t tf_bytes = tf.itemsize();
         require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
         require(tf.size() == slots.size(), "slots and tf must have the same length");
@@ -183,12 +218,12 @@ static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
 }
 
 template <typename Tf>
-static void bind_add(nb::module_& m) {
-    m.def("add_postings", &add<Tf>, nb::arg("slots").noconvert(), nb::arg("tf").noconvert(), nb::arg("weight"),
-          nb::arg("norms").noconvert(), nb::arg("scores").noconvert());
+static void bind_bounds(nb::module_& m) {
+    m.def("block_bounds", &bounds_of<Tf>, nb::arg("slots").noconvert(), nb::arg("tf").noconvert(),
+          nb::arg("lengths").noconvert());
 }
 
-// noconvert: a silent copy would lose results (scores) or bits (tf).
+// noconvert: a silent copy would lose bits (tf) or time.
 void bind_search(nb::module_& m) {
     m.def("scan_int8", &scan_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
           nb::arg("queries").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"), nb::arg("threads") = 1, nb::arg("level") = "");
@@ -197,11 +232,12 @@ void bind_search(nb::module_& m) {
           nb::arg("threads") = 1, nb::arg("level") = "");
     m.def("score_int8", &score_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
           nb::arg("query").noconvert(), nb::arg("slots").noconvert(), nb::arg("level") = "");
-    m.def("top_k", &top_k, nb::arg("scores").noconvert(), nb::arg("dead").noconvert(), nb::arg("k"));
-    bind_add<uint8_t>(m);
-    bind_add<uint16_t>(m);
-    bind_add<uint32_t>(m);
-    m.def("live_postings", &live, nb::arg("slots").noconvert(), nb::arg("dead").noconvert());
+    m.def("best_bm25", &best_lists, nb::arg("segments"), nb::arg("base"), nb::arg("slope"),
+          nb::arg("hidden").noconvert().none(), nb::arg("k"));
+    bind_bounds<uint8_t>(m);
+    bind_bounds<uint16_t>(m);
+    bind_bounds<uint32_t>(m);
+    m.def("count_common", &common, nb::arg("slots").noconvert(), nb::arg("others").noconvert());
     m.def("find_terms", &find_terms, nb::arg("offsets").noconvert(), nb::arg("bytes").noconvert(), nb::arg("wanted"));
     m.def("merge_terms", &merge_terms, nb::arg("parts"));
 }

@@ -23,37 +23,6 @@ std::vector<Scored> Best::sorted() {
     return std::move(kept_);
 }
 
-std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k) {
-    Best best(k);
-    for (size_t slot = 0; slot < count; ++slot)
-        if (scores[slot] > 0.0f && !dead[slot]) best.push(scores[slot], uint32_t(slot));
-    return best.sorted();
-}
-
-template <typename Tf>
-bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
-                  size_t count) {
-    for (size_t i = 0; i < postings; ++i) {
-        const uint32_t slot = slots[i];
-        if (slot >= count) return false;
-        const float frequency = float(tf[i]);
-        scores[slot] += weight * frequency / (frequency + norms[slot]);
-    }
-    return true;
-}
-template bool add_postings(const uint32_t*, const uint8_t*, size_t, float, const float*, float*, size_t);
-template bool add_postings(const uint32_t*, const uint16_t*, size_t, float, const float*, float*, size_t);
-template bool add_postings(const uint32_t*, const uint32_t*, size_t, float, const float*, float*, size_t);
-
-int64_t count_live(const uint32_t* slots, size_t postings, const uint8_t* dead, size_t count) {
-    int64_t live = 0;
-    for (size_t i = 0; i < postings; ++i) {
-        if (slots[i] >= count) return -1;
-        live += !dead[slots[i]];
-    }
-    return live;
-}
-
 static int compare(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size) {
     const int order = std::memcmp(a, b, std::min(a_size, b_size));
     if (order != 0) return order;

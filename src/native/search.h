@@ -1,4 +1,4 @@
-// First-stage kernels: BM25 posting sums, selection of the best, term dictionaries.
+// First-stage kernels: selection of the best, term dictionaries.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -33,17 +33,6 @@ private:
     float floor_ = -std::numeric_limits<float>::infinity();
     std::vector<Scored> kept_;
 };
-
-// The k best of scores[0..count) above zero among those with dead[slot] == 0.
-std::vector<Scored> best_scores(const float* scores, const uint8_t* dead, size_t count, size_t k);
-
-// scores[slot] += weight * tf / (tf + norms[slot]) for each posting. False if a slot is not below `count`.
-template <typename Tf>
-bool add_postings(const uint32_t* slots, const Tf* tf, size_t postings, float weight, const float* norms, float* scores,
-                  size_t count);
-
-// Postings whose slot is not dead; -1 if a slot is not below `count`.
-int64_t count_live(const uint32_t* slots, size_t postings, const uint8_t* dead, size_t count);
 
 // A sorted term dictionary: term i is bytes[offsets[i] .. offsets[i + 1]).
 struct Terms {

@@ -71,17 +71,17 @@ def score_int8(
     slots: npt.NDArray[np.uint32],
     level: str = "",
 ) -> npt.NDArray[np.float32]: ...
-def top_k(
-    scores: npt.NDArray[np.float32], dead: npt.NDArray[np.uint8], k: int
+def best_bm25(
+    segments: list[tuple[int, npt.NDArray[np.uint32], list[tuple[Any, ...]]]],
+    base: float,
+    slope: float,
+    hidden: npt.NDArray[np.uint8] | None,
+    k: int,
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]: ...
-def add_postings(
-    slots: npt.NDArray[np.uint32],
-    tf: npt.NDArray[np.unsignedinteger[Any]],
-    weight: float,
-    norms: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-) -> None: ...
-def live_postings(slots: npt.NDArray[np.uint32], dead: npt.NDArray[np.uint8]) -> int: ...
+def block_bounds(
+    slots: npt.NDArray[np.uint32], tf: npt.NDArray[np.unsignedinteger[Any]], lengths: npt.NDArray[np.uint32]
+) -> npt.NDArray[np.uint8]: ...
+def count_common(slots: npt.NDArray[np.uint32], others: npt.NDArray[np.uint32]) -> int: ...
 def find_terms(offsets: npt.NDArray[np.uint64], bytes: npt.NDArray[np.uint8], wanted: list[bytes]) -> list[int]: ...  # noqa: A002
 def merge_terms(
     parts: list[tuple[Any, ...]],

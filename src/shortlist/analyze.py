@@ -2,7 +2,7 @@
 
 Text is put in Unicode form NFKC with case folded (full-width letters, ligatures and circled numbers become plain ones);
 digits of every script become 0-9. What happens then depends on the script, within Latin, Cyrillic, Greek and Arabic also
-on the language. `auto/1`:
+on the language. `auto/2`, and `auto/1` but for what is said below:
 
     script or language                             terms
     Han and kana                                   Chinese characters, all pairs of neighbours, words of 3 or more katakana
@@ -24,6 +24,11 @@ Names and codes stay findable by rule: words split at everything that is no lett
 a term too ("AB-1234" is found as "ab1234"); and a word with capitals inside ("getElementById") has its parts as terms
 besides the whole.
 
+What `auto/2` has beyond `auto/1`: traditional Chinese characters become simplified ones, but in Japanese and Korean;
+1,000 and 1.000 become 1000, which 1 000 gets besides; a name or version with dots, "::", "->" or "@" in it (node.js, 3.11.7,
+an address) is a term as a whole besides its parts; so is one with underscores, and a word with a prefix of one or two letters
+(e-mail); C++, C# and .NET are cplusplus, csharp and dotnet too.
+
 `plain/1` takes words as they are, with their accents, where `auto/1` stems or cuts them or adds parts of them (Hangul,
 scripts of India, Hebrew, Ethiopic): the usual baseline. Chinese, Japanese, Thai and the like are the same in both.
 
@@ -39,12 +44,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from threading import Lock
 
 from shortlist.errors import BadInput
 from shortlist.text import clean, detect_language
 
-_NAMES = ("auto/1", "plain/1")
+_NAMES = ("auto/2", "auto/1", "plain/1")
 
 _STEMMERS = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek", "en": "english",
@@ -73,11 +79,32 @@ _KINDS = {
 }
 """Characters of the scripts whose words are not stemmed, by what is done with them."""
 
+_ASCII_WORD = re.compile(r"[0-9a-z][0-9a-z_-]*")
+"""What `_tables` has for words, in ASCII text: faster."""
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,100}")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010](?=\d)|(?<=\d)[-_\u2010](?=[^\W\d_])")
 _CAMEL = re.compile(r"\b[A-Z]*+[a-z]++[A-Z][A-Za-z]*")
+_CAMEL_SIGN = re.compile(r"[A-Z](?<=[a-z].)")  # rules most texts out; starts with what is rare
 _CAMEL_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_COMPOUND = "\ua78f"
+"""Between the parts of a name or version (foo.bar, 3.11.7) in the one term that is all of it: a letter of a few scripts."""
+_NAME = "".join(map(chr, [*range(0x30, 0x3A), *range(0x61, 0x7B), *range(0xDF, 0x250)])) + "_-"
+_SIGN = re.compile(rf"[.@:>](?=:?[{_NAME}])")
+_NAMED = re.compile(rf"[{_NAME}]++(?:(?:[.@]|::|->)[{_NAME}]++)++|(?<![\w.])\.([a-z]\w*)")
+_SEPARATOR = re.compile(r"[.@]|::|->")
+_PLUS_SHARP = re.compile(r"\b([a-z]\w*+)(\+\+|#)(?!\w)")
+_DIGITS = "0123456789٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹"
+_GROUP = re.compile(rf"[{_DIGITS}][.,'\u2019\u066c ][{_DIGITS}]{{2}}")
+_GROUPED = re.compile(
+    rf"[{_DIGITS}]{{1,3}}(?:([.,'\u2019\u066c ])\d{{3}}(?:\1\d{{3}})*|(,)\d\d(?:,\d\d)*,\d{{3}})(?![a-z_]|\d)(?!\1\d)(?!\2\d)"
+)
+_NUMBER_GOES_ON = frozenset(_DIGITS + "abcdefghijklmnopqrstuvwxyz._,")
+_NO_DIGIT = re.compile(r"\D")
+_MOST_PIECES, _SHORT_PIECE = 8, 2
+_KEEP_HAN = ("ja", "ko")
+"""Languages whose Chinese characters are not folded to simplified ones."""
+
 _ACCENTED = re.compile(r"[\u00c0-\u024f\u0300-\u03ff\u0451\u1e00-\u1fff]")
 _ACCENT = re.compile(r"(?<=[a-z\u0370-\u03ff])[\u0300-\u036f]+|[\u0300\u0301]")
 """Any mark of a Latin or Greek letter, and stress marks, which Russian text books print."""
@@ -102,7 +129,7 @@ _ARABIC_LETTERS = {0x622: 0x627, 0x623: 0x627, 0x625: 0x627, 0x671: 0x627, 0x649
 """Forms of alef, yeh and heh made one after stemming: the Arabic stemmer reads them as they are."""
 
 
-def analyzer(name: str = "auto/1") -> Analyzer:
+def analyzer(name: str = "auto/2") -> Analyzer:
     """The analyzer of this name. Raises BadInput for an unknown name, listing the known ones."""
     if name not in _NAMES:
         raise BadInput(f"analyzer {name!r} is not known. Use one of: {', '.join(_NAMES)}.")
@@ -114,7 +141,7 @@ class Analyzer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._plain = name == "plain/1"
+        self._plain, self._second = name == "plain/1", name == "auto/2"
         self._words, self._runs, self._clusters, self._folding = _tables()
         self._known: dict[str, dict[str, tuple[str, ...]]] = {}
         self._stemmers: dict[str, Callable[[str], str]] = {}
@@ -134,25 +161,33 @@ class Analyzer:
             terms += self._analyse(word, lang) if found is None else found
         return terms
 
-    def query_terms(self, text: str, langs: Sequence[str]) -> list[str]:
-        """Terms of a query to an index whose passages are in `langs` ("" among them: passages of unknown language).
+    def query_forms(self, text: str, langs: Sequence[str]) -> list[tuple[str, ...]]:
+        """What to look up for a query in an index whose passages are in `langs` ("" among them: of unknown language).
 
-        A word that has different forms in these languages gives each of them once, so a query needs no language of its
-        own. Words stay in order, with repeats. Raises BadInput as `terms` does.
+        One tuple a term, in order, with repeats: the different forms that the term has in these languages, so a query needs
+        no language of its own. `postings.Bm25` weighs the forms of a term as one. Raises BadInput as `terms` does.
         """
         names = list(dict.fromkeys(map(_primary, langs))) or [""]
-        terms: list[str] = []
+        found: list[tuple[str, ...]] = []
         for word in self._split(clean(text)):
-            first, *others = (self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names)
-            terms += first
-            terms += dict.fromkeys(term for form in others for term in form if term not in first)
-        return terms
+            forms = [self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names]
+            found += (tuple(dict.fromkeys(same)) for same in zip(*forms, strict=True))  # languages differ in no term's place
+        return found
+
+    def query_terms(self, text: str, langs: Sequence[str]) -> list[str]:
+        """The forms of `query_forms` one after the other."""
+        return [form for forms in self.query_forms(text, langs) for form in forms]
 
     def _split(self, text: str) -> list[str]:
-        return self._words.findall(_normalise(text))
+        folded = _normalise(text)
+        if self._second:
+            folded = _numbers(folded)
+            folded += _compounds(folded)
+        return (_ASCII_WORD if folded.isascii() else self._words).findall(folded)
 
     def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
-        terms = tuple(term for part in _parts(word) for term in self._part(part.translate(self._folding), lang))
+        parts = _parts(word, whole=self._second)
+        terms = tuple(term for part in parts for term in self._part(part.translate(self._folding), lang))
         if len(word) <= _LONGEST_WORD:
             known = self._known.setdefault(lang, {})
             if len(known) >= _CACHED_WORDS:
@@ -165,7 +200,7 @@ class Analyzer:
             run = found.group()
             match found.lastgroup:
                 case "chinese":
-                    yield from _chinese(run)
+                    yield from _chinese(run.translate(_simplified()) if self._second and lang not in _KEEP_HAN else run)
                 case "clusters":
                     yield from _neighbours(self._clusters.findall(run), 1, 2, 3)
                 case "hangul" if not self._plain:
@@ -177,7 +212,7 @@ class Analyzer:
                     yield from (self._word(word, lang) for word in _cut(run))
 
     def _word(self, word: str, lang: str) -> str:
-        if self._plain:
+        if self._plain or _COMPOUND in word:
             return word
         if lang in _STEMMERS:
             word = self._stem(word, lang)
@@ -203,7 +238,7 @@ def _primary(lang: str) -> str:
 
 def _normalise(text: str) -> str:
     """`text` in NFKC with case folded, the parts of words with capitals inside added at the end."""
-    for word in _CAMEL.findall(text):
+    for word in _CAMEL.findall(text) if _CAMEL_SIGN.search(text) else ():
         text += " " + " ".join(part for part in _CAMEL_PART.findall(word) if len(part) > 1)
     if text.isascii():
         return text.lower()
@@ -211,12 +246,61 @@ def _normalise(text: str) -> str:
     return _ARABIC_BREAK.sub(" ", folded) if "\u200c" in folded else folded
 
 
-def _parts(word: str) -> list[str]:
-    """What hyphens and underscores separate, and the pairs that they join between a letter and a digit."""
-    parts = re.split("[-_\u2010]", word)
-    if len(parts) > 1 and _JOINT.search(word):
-        parts += [a + b for a, b in pairwise(parts) if a and b and a[-1].isdigit() != b[0].isdigit()]
-    return [part for part in parts if part]
+def _parts(word: str, *, whole: bool) -> list[str]:
+    """What hyphens and underscores separate, and the pairs that they join between a letter and a digit.
+
+    If `whole`, also all in one, where it is an identifier (max_value) or a word with one of the short prefixes (e-mail).
+    """
+    pieces = re.split("[-_\u2010]", word)
+    if len(pieces) == 1:
+        return pieces
+    joined = []
+    if _JOINT.search(word):
+        joined = [a + b for a, b in pairwise(pieces) if a and b and a[-1].isdigit() != b[0].isdigit()]
+    if whole and ("_" in word or (len(pieces) == 2 and min(map(len, pieces)) <= _SHORT_PIECE)):
+        together = "".join(pieces[:_MOST_PIECES])
+        joined += [together] if together not in (*pieces, *joined) else []
+    return [part for part in pieces + joined if part]
+
+
+def _numbers(text: str) -> str:
+    """Folded text with numbers in one piece: 1,000 and 1.000 become 1000, which 1 000 (perhaps two numbers) gets besides."""
+    if not _GROUP.search(text):
+        return text
+    added: list[str] = []
+
+    def whole(number: re.Match[str]) -> str:
+        if text[number.start() - 1 : number.start()] in _NUMBER_GOES_ON:
+            return number[0]
+        if " " in number[0]:
+            added.append(number[0].replace(" ", ""))
+            return number[0]
+        return _NO_DIGIT.sub("", number[0])
+
+    return " ".join([_GROUPED.sub(whole, text), *added])
+
+
+def _compounds(text: str) -> str:
+    """What else names and numbers in folded text are looked up by, each after a space: `auto/2`."""
+    found, end = [], 0
+    for hit in _SIGN.finditer(text):
+        if hit.start() >= end:
+            near = max(end, hit.start() - _LONGEST_WORD)  # names start there at the earliest: looking everywhere is slow
+            name = _NAMED.match(text, near + len(text[near : hit.start()].rstrip(_NAME)))
+            if name:
+                end = name.end()
+                found.append("dot" + name[1] if name[1] else _SEPARATOR.sub(_COMPOUND, name[0]))
+    if "++" in text or "#" in text:
+        found += [name + ("plusplus" if sign == "++" else "sharp") for name, sign in _PLUS_SHARP.findall(text)]
+    return " ".join(["", *found]) if found else ""
+
+
+@cache
+def _simplified() -> dict[int, str]:
+    """Traditional Chinese character -> simplified one."""
+    lines = (Path(__file__).parent / "simplified.txt").read_text("utf-8").splitlines()
+    traditional, simplified = (line for line in lines if not line.startswith("#"))
+    return {ord(char): other for char, other in zip(traditional, simplified, strict=True)}
 
 
 def _cut(run: str) -> list[str]:

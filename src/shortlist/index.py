@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from shortlist.quantize import checked_vectors, shortened
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES
-from shortlist.text import SAMPLES, clean, detect_language
+from shortlist.text import SAMPLES, clean, detect_languages
 from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
 if TYPE_CHECKING:
@@ -74,12 +75,13 @@ class Index:
         path: str | Path,
         *,
         encoder: Encoder | None = None,
-        analyzer: str = "auto/1",
+        analyzer: str = "auto/2",
         vectors: VectorMode = "int8",
         dims: int | None = None,
         rescore_multiplier: int = DEFAULT_RESCORE,
         k1: float = 0.9,
         b: float = 0.4,
+        title_weight: int = 2,
     ) -> Index:
         """Make an empty index and open it for writing; without an encoder it does BM25 only.
 
@@ -88,12 +90,14 @@ class Index:
         dims     cut vectors to their first numbers, for an encoder whose card allows this length (`matryoshka`)
         rescore_multiplier  of "binary-rescored": times as many rows as wanted are found by their bits and scored again
 
-        k1 and b are BM25's (k1 >= 0, 0 <= b <= 1). Raises BadInput for values out of range, an unknown analyzer, and a
-        path at which there is something already.
+        k1 and b are BM25's (k1 >= 0, 0 <= b <= 1); to BM25 a passage is its text and `title_weight` times its title (1 to 100).
+        Raises BadInput for values out of range, an unknown analyzer, and a path at which there is something already.
         """
         _check_modes(encoder, vectors, dims, rescore_multiplier)
         if not 0 <= k1 < 1000 or not 0 <= b <= 1:
             raise BadInput(f"k1={k1}, b={b}: expected 0 <= k1 < 1000 and 0 <= b <= 1 (usual: 0.9 and 0.4, or 1.2 and 0.75).")
+        if not isinstance(title_weight, int) or not 1 <= title_weight <= 100:
+            raise BadInput(f"title_weight={title_weight!r}: expected a whole number from 1 to 100 (usual: 1 to 3).")
         manifest = {
             "analyzer": named_analyzer(analyzer).name,
             "encoder": None if encoder is None else _identity(encoder),
@@ -101,6 +105,7 @@ class Index:
             "k1": float(k1),
             "b": float(b),
             **({} if encoder is None else _layout(encoder, vectors, dims or encoder.dims, rescore_multiplier)),
+            "title_weight": title_weight,
         }
         return cls(EmbeddedStore.create(Path(path), manifest), encoder)
 
@@ -244,7 +249,7 @@ class Index:
         contents = [passage.content for passage in batch]
         truncated = 0
         timings: dict[str, float] = {}
-        langs = [passage.lang or detect_language(content) for passage, content in zip(batch, contents, strict=True)]
+        langs = self._languages_of(batch, contents)
         rows = [Row(passage, lang) for passage, lang in zip(batch, langs, strict=True)]
         if self._store.dims:
             with _Clock(timings, "encode"):
@@ -253,10 +258,18 @@ class Index:
             stored = self._store.layout.stored(self._fitted(vectors, len(batch)))
             rows = [replace(row, vector=vector) for row, vector in zip(rows, stored, strict=True)]
         with _Clock(timings, "analyze"):
-            terms = [self._store.analyzer.terms(content, row.analysed_as) for content, row in zip(contents, rows, strict=True)]
+            terms = [self._store.terms(row.passage, row.analysed_as) for row in rows]
         effort = Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000)
         self._store.append(rows, terms, effort, replacing=replacing)
         return truncated
+
+    def _languages_of(self, batch: Sequence[Passage], contents: Sequence[str]) -> list[str]:
+        """Given languages as they are; the others detected, in the company of the batch and of what the index holds."""
+        company = Counter(self._store.language_counts())
+        company.update(passage.lang for passage in batch if passage.lang)
+        unknown = [content for passage, content in zip(batch, contents, strict=True) if not passage.lang]
+        found = iter(detect_languages(unknown, company))
+        return [passage.lang or next(found) for passage in batch]
 
     def _refuse_known(self, batch: Sequence[Passage]) -> None:
         seen: set[str] = set()
@@ -409,7 +422,7 @@ class _Search:
 
     def bm25(self, store: EmbeddedStore, depth: int) -> None:
         with _Clock(self.timings, "analyze_ms"):
-            terms = store.analyzer.query_terms(self.query, self.snapshot.languages)
+            terms = store.analyzer.query_forms(self.query, self.snapshot.languages)
         with _Clock(self.timings, "bm25_ms"):
             self.lists["bm25"] = self.snapshot.bm25(terms, depth, self.where)
         if len(self.snapshot) and not self.lists["bm25"]:

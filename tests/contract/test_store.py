@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from index_tools import HashEncoder, assert_same_ranking, naive_bm25, passages
 from shortlist.errors import BadInput
 from shortlist.stores.embedded import EmbeddedStore
 from shortlist.stores.truth import Row
+from shortlist.types import Passage
 
 K1, B = 0.9, 0.4
 ENCODER = HashEncoder()
@@ -171,6 +173,40 @@ def test_queries_together_find_what_each_finds_alone(judge):
     snapshot = judge.store.snapshot()
     for one, together in zip(queries, snapshot.dense_many(queries, 10), strict=True):
         assert together == snapshot.dense(one, 10)
+
+
+def test_segments_of_an_older_version_are_read_and_brought_up_to_date_by_a_writer(judge, tmp_path):
+    judge.add(passages(150))
+    judge.store.close()
+    for path in (tmp_path / "store" / "terms").iterdir():
+        _remove_bounds(path)
+    for write in (False, True):
+        judge.store = EmbeddedStore(tmp_path / "store", write=write)
+        assert all(segment.bounded == write for segment in judge.store.snapshot().files.segments)
+        judge.check(judge.store.snapshot())
+        judge.store.close()
+
+
+def _remove_bounds(path):
+    """The file as versions before the bounds wrote it; `bounds` is the last section."""
+    content = path.read_bytes()
+    magic, length, _ = struct.unpack_from("<8sII", content)
+    fields = json.loads(content[16 : 16 + length])
+    start = -(-(16 + length) // 64) * 64
+    at, _ = fields["sections"].pop("bounds")
+    body = content[start : start + at]
+    fields["sums"] = [zlib.crc32(body[i : i + fields["block"]]) for i in range(0, len(body), fields["block"])]
+    header = json.dumps(fields).encode()
+    filler = bytes(-(16 + len(header)) % 64)
+    path.write_bytes(struct.pack("<8sII", magic, len(header), zlib.crc32(header)) + header + filler + body)
+
+
+def test_titles_count_as_often_as_the_index_was_made_to(tmp_path):
+    manifest = {"analyzer": "auto/2", "encoder": None, "k1": K1, "b": B}
+    for weight in (None, 1, 3):
+        store = EmbeddedStore.create(tmp_path / str(weight), manifest | ({"title_weight": weight} if weight else {}))
+        assert store.terms(Passage("a", "red house", "Blue"), "en") == ["blue", "red", "hous"] + ["blue"] * ((weight or 1) - 1)
+        store.close()
 
 
 def test_without_vectors(tmp_path):

@@ -9,23 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index_tools import naive_bm25
 from shortlist.analyze import analyzer
 from shortlist.errors import BadInput
 from shortlist.text import detect_language
 
-AUTO = analyzer()
+AUTO, FIRST = analyzer(), analyzer("auto/1")
 PLAIN = analyzer("plain/1")
 ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from(" -_\u0301\u200c한中あกाש"), max_size=120)
 LANGS = st.sampled_from(["", "en", "de", "fi", "tr", "vi", "ru", "ar", "fa", "el", "zh", "ja", "ko", "th", "hi", "ta", "he"])
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"'auto/9' is not known. Use one of: auto/1, plain/1"):
+    with pytest.raises(BadInput, match=r"'auto/9' is not known. Use one of: auto/2, auto/1, plain/1"):
         analyzer("auto/9")
 
 
 def test_names() -> None:
-    assert (analyzer().name, PLAIN.name) == ("auto/1", "plain/1")
+    assert (analyzer().name, FIRST.name, PLAIN.name) == ("auto/2", "auto/1", "plain/1")
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,29 @@ def test_names() -> None:
         ("ko", "한국어를 물", ["한", "한국", "국어", "어를", "물"]),
         ("th", "ปีนี้", ["ปี", "นี้", "ปีนี้"]),
         ("zh", "ＦＵＬＬ　ｗｉｄｔｈ①", ["full", "width1"]),
-        ("no", "nb-NO", ["nb", "no"]),
         ("", "", []),
         ("", " \t\n.,!?_--", []),
     ],
 )
 def test_terms(lang: str, text: str, terms: list[str]) -> None:
     assert AUTO.terms(text, lang) == terms
+    assert FIRST.terms(text, lang) == terms
+
+
+@pytest.mark.parametrize(
+    ("lang", "text", "first", "second"),
+    [
+        ("no", "nb-NO", ["nb", "no"], ["nb", "no", "nbno"]),
+        ("zh", "圖書", ["圖", "書", "圖書"], ["图", "书", "图书"]),
+        ("ja", "図書 圖書", ["図", "書", "図書", "圖", "書", "圖書"], ["図", "書", "図書", "圖", "書", "圖書"]),
+        ("en", "a_b_c", ["a", "b", "c"], ["a", "b", "c", "abc"]),
+        ("en", "node.js 1,000", ["node", "js", "1", "000"], ["node", "js", "1000", "node\ua78fjs"]),
+        ("en", "C++ C# .NET", ["c", "c", "net"], ["c", "c", "net", "dotnet", "cplusplus", "csharp"]),
+    ],
+)
+def test_what_the_second_version_changes(lang: str, text: str, first: list[str], second: list[str]) -> None:
+    assert FIRST.terms(text, lang) == first
+    assert AUTO.terms(text, lang) == second
 
 
 @pytest.mark.parametrize(
@@ -78,6 +95,83 @@ def test_codes_are_found_by_all_their_spellings(text: str, found_by: list[str], 
     terms = set(AUTO.terms(text, lang))
     for query in found_by:
         assert terms & set(AUTO.query_terms(query, [lang])), query
+
+
+@pytest.mark.parametrize(
+    ("query", "passage", "distractors"),
+    [
+        ("1000 euros", "a fine of 1,000 euros", ["a fine of 2,000 euros and 1 day", "euros, 1 of 100"]),
+        ("1.000", "genau 1000 Stück", ["1 Stück, 000", "genau 2.000 Stück"]),
+        ("1,50,000", "a crop of 150000 tonnes", ["1 of 50 in 000", "50,000 tonnes and 1"]),
+        ("1000", "نحو ١٠٠٠ كتاب", ["نحو ١٠٠ كتاب", "١ و ٠٠٠"]),
+        ("1000", "environ 1\u202f000 livres", ["environ 2 000 livres", "1 livre, 000"]),
+        ("1000", "约1,000人", ["约1人000", "100人"]),
+        ("192.168.1.1", "host 192.168.1.1", ["host 192.168.1.2 and 1", "192168"]),
+        ("C++", "written in C++ by hand", ["vitamin C, written by hand", "written in C by hand", "C# by hand"]),
+        ("cplusplus", "written in C++", ["written in C", "plus a C"]),
+        ("C#", "a library for C# only", ["a library for C only", "C++ only", "in C major"]),
+        (".NET", "runs on .NET today", ["net income today", "the net of fishermen"]),
+        ("dotnet", "runs on .NET", ["a dot on the net", "net income"]),
+        ("node.js", "a server in Node.js", ["a node of the tree, and js", "js: every node counts"]),
+        ("foo::bar", "call foo::bar now", ["bar and foo now", "foo now, call the bar"]),
+        ("std::vector", "use std::vector here", ["the vector of std values", "std here, vector there"]),
+        ("get_user_name", "call get_user_name()", ["get the name of a user", "user name: get it"]),
+        ("getUserName", "call get_user_name()", ["get the name of a user", "user name: get it"]),
+        ("max_value", "set max_value first", ["the value of max is set first", "max and value"]),
+        ("jane.doe@example.org", "write to jane.doe@example.org", ["doe, jane: example of org", "jane@doe.org, example"]),
+        ("https://docs.example.org/a", "see docs.example.org", ["see example docs of the org", "org, docs, example"]),
+        ("3.11.7", "Python 3.11.7 is out", ["Python 3.7.11 is out", "7 of 11 in Python 3", "11.3.7"]),
+        ("AB-1234", "part AB-1234", ["part AB of 1234", "1234-AB", "part CD-1234 and AB"]),
+        ("ab1234", "part AB-1234", ["part AB", "part 1234"]),
+        ("5W-30", "motor oil 5W-30", ["30 cars with 5w lamps", "motor oil 5W-40 for 30"]),
+        ("email", "send an e-mail", ["send mail", "e is a letter"]),
+        ("U.S. law", "the U.S. law", ["the law of us", "law of U and S"]),
+        ("图书馆", "國立圖書館", ["國立大學", "圖畫"]),
+        ("臺灣歷史", "台湾的历史", ["台风的历程", "湾区"]),
+        ("iPhone电池", "更换iPhone的电池", ["更换电视", "iPad"]),
+        ("Python教程", "这是python教程", ["这是java教程", "python的故事"]),
+        ("ＡＢＣ１２３", "code abc123", ["code abc", "123"]),
+    ],
+)
+@pytest.mark.parametrize("lang", ["", "en"])
+def test_names_and_numbers_are_found_above_what_shares_their_parts(
+    query: str, passage: str, distractors: list[str], lang: str
+) -> None:
+    texts = {f"{i}": AUTO.terms(text, lang) for i, text in enumerate([*distractors, passage])}
+    best = naive_bm25(texts, AUTO.query_terms(query, [lang or detect_language(passage)]), 0.9, 0.4)
+    assert best[0][0] == f"{len(distractors)}"
+    assert len(best) == 1 or best[0][1] > best[1][1]
+
+
+@pytest.mark.parametrize(
+    ("lang", "passage", "query"),
+    [
+        ("ur", "پاکستان کی لائبریریاں", "پاكستان"),
+        ("ta", "நூலகங்கள் திறந்தன", "நூலகம்"),
+        ("mr", "पुस्तकालयांमध्ये", "पुस्तकालय"),
+        ("gu", "પુસ્તકાલયોમાં", "પુસ્તકાલય"),
+        ("kn", "ಗ್ರಂಥಾಲಯಗಳು", "ಗ್ರಂಥಾಲಯ"),
+        ("ml", "ഗ്രന്ഥശാലകൾ", "ഗ്രന്ഥശാല"),
+        ("pa", "ਲਾਇਬ੍ਰੇਰੀਆਂ", "ਲਾਇਬ੍ਰੇਰੀ"),
+        ("bn", "গ্রন্থাগারগুলি", "গ্রন্থাগার"),
+        ("te", "గ్రంథాలయాలు", "గ్రంథాలయం"),
+        ("uk", "університетами", "університет"),
+        ("pl", "bibliotekami", "biblioteka"),
+        ("nl", "bibliotheken", "bibliotheek"),
+        ("he", "בספריות", "ספריות"),
+        ("el", "βιβλιοθήκες", "βιβλιοθηκη"),
+        ("tr", "kütüphanelerde", "kütüphane"),
+        ("it", "biblioteche", "biblioteca"),
+    ],
+)
+def test_another_form_of_a_word_is_found(lang: str, passage: str, query: str) -> None:
+    assert set(AUTO.terms(passage, lang)) & set(AUTO.query_terms(query, [lang]))
+
+
+def test_forms_stand_together() -> None:
+    assert AUTO.query_forms("running 城市", ["en", "vi"]) == [("run", "running"), ("城",), ("市",), ("城市",)]
+    assert AUTO.query_forms("圖書", ["zh", "ja"]) == [("图", "圖"), ("书", "書"), ("图书", "圖書")]
+    assert AUTO.query_forms("houses", []) == [("houses",)]
 
 
 def test_language_is_detected_when_not_given() -> None:
@@ -127,7 +221,10 @@ def test_refuses_lone_surrogates() -> None:
         AUTO.query_terms("a\ud800", ["en"])
 
 
-@pytest.mark.parametrize("unit", [*"a中ア한กाकﷺAש\u200c", "aB", "a-1", "a_", "e\u0301", "ب\u200c"])
+@pytest.mark.parametrize(
+    "unit",
+    [*"a中ア한กाकﷺAש\u200c", "aB", "a-1", "a_", "e\u0301", "ب\u200c", "a.", "a.b ", "1,", "1 000 ", "a::", "+", "c#", ".a"],
+)
 def test_long_hostile_words_take_linear_time_and_give_short_terms(unit: str) -> None:
     text = unit * (40_000 // len(unit))
     began = time.process_time()

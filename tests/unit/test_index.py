@@ -227,7 +227,7 @@ def test_dense_without_vectors_is_refused(tmp_path):
 def test_manifest(index):
     manifest = index.manifest
     assert manifest["format"] == 1
-    assert manifest["analyzer"] == "auto/1"
+    assert manifest["analyzer"] == "auto/2"
     assert manifest["encoder"] == {
         "name": ENCODER.name,
         "address": ENCODER.address,
@@ -340,6 +340,15 @@ def test_an_encoder_of_nan_is_refused(tmp_path):
         with pytest.raises(BadInput, match="NaN"):
             index.add(passages(3))
         assert len(index) == 0
+
+
+def test_title_weight_is_checked_and_kept(tmp_path):
+    for wrong in (0, 101, 1.5, "2"):
+        with pytest.raises(BadInput, match="title_weight"):
+            Index.create(tmp_path / "x", title_weight=wrong)
+    with Index.create(tmp_path / "x", title_weight=3) as index:
+        index.add([Passage("a", "red", "blue"), Passage("b", "blue", "red")])
+        assert [hit.id for hit in index.search("blue").hits] == ["a", "b"]
 
 
 # --- upsert, filters

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from index_tools import assert_same_ranking, naive_bm25
 from shortlist import _native
 from shortlist.errors import IndexFormatError
-from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
+from shortlist.stores.postings import Bm25, Segment, invert, merge, write_segment
 
 K1, B = 0.9, 0.4
 texts = st.lists(st.lists(st.sampled_from(["a", "b", "ab", "ü", "中", "x" * 50]), max_size=12), max_size=12)
@@ -24,13 +24,9 @@ def segments_of(folder, *groups, index="i"):
     return made
 
 
-def ranking(segments, query, dead=None, k=10_000):
-    lengths = np.concatenate([one.lengths for one in segments])
-    dead = np.zeros(len(lengths), np.uint8) if dead is None else dead
-    live = int((dead == 0).sum())
-    average = max(1, lengths[dead == 0].sum()) / max(1, live)
-    norms = (K1 * (1 - B + B * lengths / average)).astype(np.float32)
-    slots, scores = _native.top_k(bm25(segments, query, dead, norms, live), dead, k)
+def ranking(segments, query, dead=None, k=10_000, hidden=None, k1=K1, b=B):
+    dead = np.zeros(sum(one.count for one in segments), np.uint8) if dead is None else dead
+    slots, scores = Bm25(segments, dead, k1, b).best(query, k, hidden)
     return sorted(((f"{s:05d}", v) for s, v in zip(slots.tolist(), scores.tolist(), strict=True)), key=lambda h: (-h[1], h[0]))
 
 
@@ -85,38 +81,87 @@ def test_find_knows_every_term_and_no_other(tmp_path):
     assert segment.find([b"", b"\xff", words[5].encode()[:-1]]) == [-1, -1, -1]
 
 
-def test_top_k_keeps_ties_and_leaves_out_zeros_and_the_dead():
-    scores = np.array([0, 2, 1, 2, 1, 1, 3], dtype=np.float32)
-    dead = np.array([0, 0, 0, 0, 0, 1, 1], dtype=np.uint8)
-    slots, best = _native.top_k(scores, dead, 3)
-    assert slots.tolist() == [1, 3, 2, 4]
-    assert best.tolist() == [2, 2, 1, 1]
-    assert _native.top_k(scores[:1], dead[:1], 5)[0].tolist() == []
+def corpus(rng, count, words=400):
+    """Texts of very different lengths; words of Zipf's frequencies."""
+    chances = [1 / (rank + 1) for rank in range(words)]
+    return [
+        [f"w{n}" for n in rng.choices(range(words), chances, k=int(rng.paretovariate(1.2) * 8) % 900)] for _ in range(count)
+    ]
 
 
-@given(st.lists(st.integers(0, 30), max_size=400), st.integers(1, 60))
-def test_top_k_equals_sorting(values, k):
-    scores = np.array(values, dtype=np.float32)
-    slots, best = _native.top_k(scores, np.zeros(len(values), np.uint8), k)
-    expected = sorted(((-value, slot) for slot, value in enumerate(values) if value > 0))
-    cut = [pair for pair in expected if pair[0] <= expected[min(k, len(expected)) - 1][0]]
-    assert [(-score, slot) for slot, score in zip(slots.tolist(), best.tolist(), strict=True)] == cut
+@pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (0.0, 0.0), (0.0, 1.0), (2.0, 1.0), (500.0, 0.9)])
+def test_what_is_skipped_is_not_missed(k1, b, tmp_path):
+    rng = random.Random(int(k1 * 10 + b))
+    everything = corpus(rng, 9000)
+    segments = segments_of(tmp_path, everything[:8500], everything[8500:8520], everything[8520:])
+    dead = np.zeros(9000, np.uint8)
+    dead[rng.sample(range(9000), 700)] = 1
+    hidden = np.array([rng.random() < 0.7 for _ in range(9000)], np.uint8)
+    few = np.ones(9000, np.uint8)
+    few[rng.sample(range(9000), 20)] = 0
+    for size in (1, 2, 4, 9):
+        query = [f"w{int(rng.paretovariate(0.4)) % 400}" for _ in range(size)]
+        complete = ranking(segments, query, dead, k1=k1, b=b)
+        expected = naive_bm25({f"{i:05d}": terms for i, terms in enumerate(everything) if not dead[i]}, query, k1=k1, b=b)
+        assert_same_ranking(complete, expected, 10_000)
+        for k in (1, 10, 300):
+            for mask in (None, hidden, few):
+                shown = [hit for hit in complete if mask is None or not mask[int(hit[0])]]
+                wanted = [hit for hit in shown if hit[1] >= shown[min(k, len(shown)) - 1][1]]
+                assert ranking(segments, query, dead, k, mask, k1, b) == wanted, "the same floats, every tie"
+
+
+def test_segments_without_bounds_give_the_same(tmp_path):
+    everything = corpus(random.Random(5), 6000)
+    (segment,) = segments_of(tmp_path, everything)
+    query = ["w0", "w1", "w40", "w200"]
+    expected = ranking([segment], query, k=20)
+    segment.bounded = False
+    assert ranking([segment], query, k=20) == expected
+
+
+def test_forms_of_a_word_share_their_document_frequency(tmp_path):
+    everything = [["run"], ["run", "fast"], ["running"], ["fast"], ["slow"]]
+    same = [["run"], ["run", "fast"], ["run"], ["fast"], ["slow"]]
+    found = ranking(segments_of(tmp_path, everything), [("run", "running"), ("fast",)])
+    assert_same_ranking(found, naive(same, ["run", "fast"]), 10)
+
+
+def test_ties_beyond_k_are_kept_and_what_scores_nothing_is_left_out(tmp_path):
+    segments = segments_of(tmp_path, [["a"]] * 5000 + [["a", "a"], ["b"]])
+    assert [name for name, _ in ranking(segments, ["a"], k=1)] == ["05000"]
+    assert len(ranking(segments, ["a"], k=2)) == 5001
+    assert ranking(segments, ["absent"]) == []
 
 
 def test_kernels_refuse_postings_that_lead_outside():
-    slots, tf = np.array([0, 9], np.uint32), np.array([1, 1], np.uint8)
-    norms, scores = np.ones(3, np.float32), np.zeros(3, np.float32)
-    with pytest.raises(ValueError, match="outside"):
-        _native.add_postings(slots, tf, 1.0, norms, scores)
-    with pytest.raises(ValueError, match="outside"):
-        _native.live_postings(slots, np.zeros(3, np.uint8))
+    lengths, slots, tf = np.ones(3, np.uint32), np.array([0, 9], np.uint32), np.array([1, 1], np.uint8)
+
+    def best(slots, tf, bounds=None, skew=0):
+        return _native.best_bm25([(0, lengths, [(slots, tf, 1.0, bounds, skew)])], 0.5, 0.1, None, 10)
+
+    for wrong in ([0, 9], [1, 5000], [7, 2**32 - 1]):
+        with pytest.raises(RuntimeError, match="outside"):
+            best(np.array(wrong, np.uint32), tf)
+    with pytest.raises(RuntimeError, match="outside"):
+        _native.block_bounds(slots, tf, lengths)
     with pytest.raises(ValueError, match="same length"):
-        _native.add_postings(slots, tf[:1], 1.0, norms, scores)
+        best(slots, tf[:1])
+    with pytest.raises(ValueError, match="for each block"):
+        best(slots, tf, np.zeros(8, np.uint8), skew=127)
+    with pytest.raises(ValueError, match="one byte a slot"):
+        _native.best_bm25([(0, lengths, [])], 0.5, 0.1, np.zeros(2, np.uint8), 10)
     with pytest.raises(RuntimeError, match="outside"):
         _native.find_terms(np.array([0, 99], np.uint64), np.zeros(3, np.uint8), [b"a"])
     offsets = np.array([0, 1], np.uint64)
     with pytest.raises(RuntimeError, match="outside"):
         _native.merge_terms([(offsets, np.zeros(1, np.uint8), np.array([0, 99], np.uint64), slots, tf, 0)])
+
+
+@given(st.sets(st.integers(0, 300)), st.sets(st.integers(0, 300)))
+def test_common_slots_are_counted(one, other):
+    arrays = [np.array(sorted(values), np.uint32) for values in (one, other)]
+    assert _native.count_common(*arrays) == len(one & other)
 
 
 def test_another_index_and_every_damage_are_noticed(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist.errors import BadInput
-from shortlist.text import clean, detect_language, sentences, split_passages
+from shortlist.text import clean, detect_language, detect_languages, sentences, split_passages
 
 ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from(" \n\t.。!？।่́ "), max_size=300)
 
@@ -153,3 +153,12 @@ def test_long_hostile_text_takes_linear_time(text: str) -> None:
     passages = split_passages(text)
     assert time.process_time() - began < 6
     assert without_space("".join(passages)) == without_space(text)
+
+
+def test_a_text_that_says_little_is_taken_for_what_its_company_is() -> None:
+    english = ["The cat sat on the mat and was happy with it.", "What is the name of the river that flows to the sea?"] * 20
+    assert detect_language("electronic digital computers") == ""
+    assert detect_languages(["electronic digital computers", *english])[0] == "en"
+    assert detect_languages(["electronic digital computers"], {"en": 500}) == ["en"]
+    assert detect_languages(["Der Hund ist nicht in dem Haus.", "猫", "кот и собака это"], {"en": 10**6}) == ["de", "zh", "ru"]
+    assert detect_languages(["", "123"], {"en": 5}) == ["", ""]

@@ -35,13 +35,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shortlist import _native
 from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
 from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, write_columns
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
-from shortlist.stores.postings import Segment, bm25, invert, merge, write_segment
+from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
@@ -147,16 +146,16 @@ class Snapshot:
         """Languages in which the passages were analysed, "" for those of an unknown one."""
         return self.published.languages
 
-    def bm25(self, terms: Sequence[str], k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
-        """(id, score) of the k best passages that hold a term, best first, ties by id; the formula is at `postings.bm25`.
+    def bm25(self, query: Sequence[str | Forms], k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
+        """(id, score) of the k best passages that hold a term, best first, ties by id. `postings.Bm25` has the formula.
 
+        query   a list of terms, or of the forms that one word has in several languages (`Analyzer.query_forms`)
         where   a filter as `filters.checked` gives it. It says what may be returned and changes no score: N, df and average
                 length stay those of all live passages
         """
-        hidden, _ = self._hidden(where)
-        scores = bm25(self.files.segments, terms, self.dead, self._norms, self.live)
-        slots, best = _native.top_k(scores, hidden, k)
-        return _ordered(self.truth.ids(slots), best, k)
+        hidden = None if where is None else self._hidden(where)[0]
+        slots, scores = self._terms.best(query, k, hidden)
+        return _ordered(self.truth.ids(slots), scores, k)
 
     def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
         """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
@@ -229,17 +228,8 @@ class Snapshot:
         return mask
 
     @cached_property
-    def _norms(self) -> FloatArray:
-        """float32[slots], k1 * (1 - b + b * len / avglen)."""
-        k1, b = self.truth.manifest["k1"], self.truth.manifest["b"]
-        segments = self.files.segments
-        lengths = np.concatenate([np.zeros(0, np.uint32), *(one.lengths for one in segments)])
-        total = sum(one.total for one in segments) - int(lengths[np.flatnonzero(self.dead)].sum(dtype=np.int64))
-        average = total / self.live if total else 1.0
-        norms = lengths.astype(np.float32)
-        norms *= np.float32(k1 * b / average)
-        norms += np.float32(k1 * (1 - b))
-        return norms
+    def _terms(self) -> Bm25:
+        return Bm25(self.files.segments, self.dead, self.truth.manifest["k1"], self.truth.manifest["b"])
 
 
 def _ordered(ids: list[str], scores: FloatArray, k: int) -> list[Scored]:
@@ -296,13 +286,19 @@ class EmbeddedStore:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What was decided when the index was created: format, analyzer, encoder, k1, b."""
+        """What was decided when the index was created: format, analyzer, encoder, k1, b, title_weight."""
         return dict(self._truth.manifest)
 
     @cached_property
     def analyzer(self) -> Analyzer:
         """The analyzer that wrote the index."""
         return analyzer(self._truth.manifest["analyzer"])
+
+    def terms(self, passage: Passage, lang: str) -> list[str]:
+        """The terms that stand for a passage: those of its content, its title counted as often as the index was made to."""
+        more = self._truth.manifest.get("title_weight", 1) - 1
+        terms = self.analyzer.terms(passage.content, lang)
+        return terms + more * self.analyzer.terms(passage.title, lang) if more and passage.title else terms
 
     @property
     def dims(self) -> int:
@@ -364,6 +360,10 @@ class EmbeddedStore:
     def effort(self) -> Effort:
         """What all passages ever added have cost."""
         return self._truth.effort()
+
+    def language_counts(self) -> dict[str, int]:
+        """How many passages were analysed in each language, as the writer sees it."""
+        return self._truth.language_counts()
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each part."""
@@ -464,7 +464,7 @@ class EmbeddedStore:
         start = since.slots
         while page := self._truth.rows(start, now, _REPLAY):
             rows = [row for _, row in page]
-            draft.append(rows, [self.analyzer.terms(row.passage.content, row.analysed_as) for row in rows])
+            draft.append(rows, [self.terms(row.passage, row.analysed_as) for row in rows])
             start = page[-1][0] + 1
 
     def _move_to(self, folder: Path) -> None:
@@ -563,6 +563,7 @@ class EmbeddedStore:
             (self.home / layer.folder).mkdir(exist_ok=True)
         self._published = published
         with disk_full_explained(self.path):
+            self._add_bounds()
             self._catch_up()
             self._sweep()
         return self._published
@@ -589,6 +590,13 @@ class EmbeddedStore:
             sound = replace(sound, rows=0, sums=(), bit_sums=(), point=START)
         return sound
 
+    def _add_bounds(self) -> None:
+        """Write segments of older versions again, with what search needs to skip postings."""
+        for name in self._published.segments:
+            segment = Segment(self.home / "terms" / name, self._published.index)
+            if not segment.bounded:
+                write_segment(segment.path, self._published.index, segment.first, merge([segment]))
+
     def _catch_up(self) -> None:
         self._settle()
         point = self._truth.point()
@@ -596,7 +604,7 @@ class EmbeddedStore:
             return
         while (covered := _covered(self._published.segments)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)
-            terms = [self.analyzer.terms(content, lang) for content, lang in self._truth.contents(covered, stop)]
+            terms = [self.terms(passage, lang) for passage, lang in self._truth.contents(covered, stop)]
             self._published = self._extend(_TERMS, self._published, stop, partial(invert, terms))
         while (covered := _covered(self._published.columns)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)

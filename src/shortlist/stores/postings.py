@@ -8,6 +8,8 @@ A segment is a file of sections.py with the magic "SLTERMS1":
     starts  u64[terms + 1]    postings of term i are starts[i]:starts[i + 1]
     slots   u32[postings]     relative to `first`, ascending within a term
     tf      u8|u16|u32[postings], as wide as the segment's largest needs
+    bounds  u16[blocks of 128 postings][4], what bounds their scores: src/native/bm25.h. Segments of older versions lack
+            them; they are searched without, until a writer adds them
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ from shortlist.types import ByteArray, FloatArray
 
 _MAGIC = b"SLTERMS1"
 _WIDTHS = {1: "<u1", 2: "<u2", 4: "<u4"}
+_BOUND_POSTINGS, _BOUND_BYTES = 128, 8
+_CACHED_TERMS = 100_000
+
+Forms = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,29 @@ def write_segment(path: Path, index: str, first: int, postings: Postings) -> Non
     """Write a segment file durably. `index` is the id of the index it belongs to, `first` its first slot."""
     largest = int(postings.tf.max(initial=0))
     width = 1 if largest < 1 << 8 else 2 if largest < 1 << 16 else 4
+    lengths, slots = postings.lengths.astype("<u4", copy=False), postings.slots.astype("<u4", copy=False)
+    tf = postings.tf.astype(_WIDTHS[width], copy=False)
     arrays = {
-        "lengths": postings.lengths.astype("<u4", copy=False),
+        "lengths": lengths,
         "offsets": postings.offsets.astype("<u8", copy=False),
         "bytes": postings.bytes,
         "starts": postings.starts.astype("<u8", copy=False),
-        "slots": postings.slots.astype("<u4", copy=False),
-        "tf": postings.tf.astype(_WIDTHS[width], copy=False),
+        "slots": slots,
+        "tf": tf,
+        "bounds": _native.block_bounds(slots, tf, lengths),
     }
     write_sections(path, _MAGIC, index, first, len(postings.lengths), arrays)
+
+
+@dataclass(frozen=True)
+class PostingList:
+    """What a segment knows of a term: `slots` relative to its first, the bounds of the blocks from that of slots[0] on (None if
+    there are none), and `skew`, the place of slots[0] in its block."""
+
+    slots: npt.NDArray[np.uint32]
+    tf: npt.NDArray[np.unsignedinteger[Any]]
+    bounds: ByteArray | None
+    skew: int
 
 
 class Segment:
@@ -104,7 +124,10 @@ class Segment:
         self._starts: npt.NDArray[np.uint64] = self._file.whole("starts", "<u8")
         self._postings = self._file.bytes_of("slots") // 4
         self._width = self._file.bytes_of("tf") // self._postings if self._postings else 1
-        if len(self.lengths) != self.count or self._width not in _WIDTHS:
+        self.bounded = self._file.holds("bounds")
+        blocks = -(-self._postings // _BOUND_POSTINGS)
+        fits = not self.bounded or self._file.bytes_of("bounds") == blocks * _BOUND_BYTES
+        if len(self.lengths) != self.count or self._width not in _WIDTHS or not fits:
             raise self._file.damaged("sections that do not fit together")
 
     @cached_property
@@ -119,17 +142,24 @@ class Segment:
         except RuntimeError as error:
             raise self._file.damaged(error) from error
 
-    def postings(self, place: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.unsignedinteger[Any]]]:
-        """(slots relative to `first`, tf) of the term at this place."""
+    def postings(self, place: int) -> PostingList:
+        """The list of the term at this place."""
         start, stop = int(self._starts[place]), int(self._starts[place + 1])
         if not start <= stop <= self._postings:
             raise IndexFormatError(f"{self.path}: a posting list leads outside the file. {REBUILD}")
-        return self._file.part("slots", "<u4", start, stop), self._file.part("tf", _WIDTHS[self._width], start, stop)
+        bounds = None
+        if self.bounded:
+            first, last = start // _BOUND_POSTINGS, -(-stop // _BOUND_POSTINGS)
+            bounds = self._file.part("bounds", "u1", first * _BOUND_BYTES, last * _BOUND_BYTES)
+        slots, tf = self._file.part("slots", "<u4", start, stop), self._file.part("tf", _WIDTHS[self._width], start, stop)
+        return PostingList(slots, tf, bounds, start % _BOUND_POSTINGS)
 
     def verify(self) -> None:
         """Check the whole file. Raises IndexFormatError."""
         self._file.part("slots", "<u4", 0, self._postings)
         self._file.part("tf", _WIDTHS[self._width], 0, self._postings)
+        if self.bounded:
+            self._file.whole("bounds", "u1")
 
     def part(self, shift: int) -> tuple[Any, ...]:
         """The verified arrays as the native merge wants them."""
@@ -148,32 +178,93 @@ def merge(segments: Sequence[Segment]) -> Postings:
     return Postings(np.concatenate([one.lengths for one in segments]), offsets, data, starts, slots, tf)
 
 
-def bm25(segments: Sequence[Segment], terms: Sequence[str], dead: ByteArray, norms: FloatArray, live: int) -> FloatArray:
-    """float32[slots], the BM25 score of every slot (those of dead slots mean nothing).
+class Bm25:
+    """Adjacent segments from slot 0 on as one collection, some of whose slots are dead: BM25 of what lives.
 
     score(d, q) = sum over terms t of q: log(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * len / avglen)),
     as in Lucene since version 8 (no factor k1 + 1); a term that stands n times in the query counts n times.
-    N, df and avglen are those of the live passages: deleted ones have no influence.
-
-    dead   uint8[slots], 1 where deleted         norms  float32[slots], k1 * (1 - b + b * len / avglen)
-    live   N, the number of passages not deleted
+    N, df and avglen are those of the live passages: deleted ones have no influence. Safe to use from several threads.
     """
-    counts = Counter(terms)
-    words = [term.encode() for term in counts]
-    found = [(one, one.find(words)) for one in segments]
-    scores = np.zeros(len(dead), dtype=np.float32)
-    any_dead = live < len(dead)
-    for number, times in enumerate(counts.values()):
-        lists = [(one, *one.postings(places[number])) for one, places in found if places[number] >= 0]
-        if not lists:
-            continue
-        frequency = sum(_live_count(one, slots, dead) if any_dead else len(slots) for one, slots, _ in lists)
-        weight = times * math.log1p((live - frequency + 0.5) / (frequency + 0.5))
-        for one, slots, tf in lists:
-            span = slice(one.first, one.first + one.count)
-            _native.add_postings(slots, tf, weight, norms[span], scores[span])
-    return scores
 
+    def __init__(self, segments: Sequence[Segment], dead: ByteArray, k1: float, b: float) -> None:
+        """`dead` is uint8[slots], 1 where deleted. k1 >= 0, 0 <= b <= 1."""
+        self._segments, self._dead = segments, dead
+        self._any_dead = bool(dead.any())
+        self._buried = [np.flatnonzero(dead[one.first : one.first + one.count]).astype(np.uint32) for one in self._with_dead()]
+        self._live = len(dead) - sum(map(len, self._buried))
+        lost = sum(int(one.lengths[gone].sum(dtype=np.int64)) for one, gone in zip(segments, self._buried, strict=False))
+        total = sum(one.total for one in segments) - lost
+        self._base, self._slope = k1 * (1 - b), k1 * b * self._live / max(total, 1)
+        self._frequencies: dict[bytes, int] = {}
 
-def _live_count(segment: Segment, slots: npt.NDArray[np.uint32], dead: ByteArray) -> int:
-    return _native.live_postings(slots, dead[segment.first : segment.first + segment.count])
+    def best(
+        self, query: Sequence[str | Forms], k: int, hidden: ByteArray | None = None
+    ) -> tuple[npt.NDArray[np.uint32], FloatArray]:
+        """The k best live slots that hold a term, and all that tie with the last: (slots uint32[m], scores float32[m]).
+
+        query   terms, or the forms that one word of the query has in the languages of the passages: of these each counts by
+                its own tf, and df is the sum of theirs, as for a word that was analysed in one way
+        hidden  uint8[slots]: slots with 1 are not returned, but count in N, df and avglen
+
+        Best first, equal scores by slot. A score is the same number whatever k and `hidden` are.
+        """
+        weights: dict[bytes, float] = {}
+        lists: dict[bytes, list[PostingList | None]] = {}
+        for word, times in Counter((item,) if isinstance(item, str) else tuple(item) for item in query).items():
+            forms = [form.encode() for form in word]
+            lists.update(self._lists([form for form in forms if form not in lists]))
+            idf = self._idf(sum(self._frequency(form, lists[form]) for form in forms))
+            for form in forms:
+                weights[form] = weights.get(form, 0.0) + times * idf
+        order = sorted(weights, key=lambda term: (-weights[term], term))
+        parts = [
+            (
+                one.first,
+                one.lengths,
+                [(at.slots, at.tf, weights[term], at.bounds, at.skew) for term in order if (at := lists[term][i])],
+            )
+            for i, one in enumerate(self._segments)
+        ]
+        try:
+            return _native.best_bm25(parts, self._base, self._slope, self._out_of_sight(hidden), k)
+        except RuntimeError as error:
+            raise IndexFormatError(f"{self._segments[0].path.parent}: {error}. {REBUILD}") from error
+
+    def _lists(self, terms: list[bytes]) -> dict[bytes, list[PostingList | None]]:
+        """Each term's list in every segment."""
+        found = [one.find(terms) for one in self._segments]
+        return {
+            term: [
+                one.postings(places[number]) if places[number] >= 0 else None
+                for one, places in zip(self._segments, found, strict=True)
+            ]
+            for number, term in enumerate(terms)
+        }
+
+    def _idf(self, frequency: int) -> float:
+        frequency = min(frequency, self._live)
+        return math.log1p((self._live - frequency + 0.5) / (frequency + 0.5))
+
+    def _frequency(self, term: bytes, lists: Sequence[PostingList | None]) -> int:
+        """In how many live passages the term occurs."""
+        known = self._frequencies.get(term)
+        if known is None:
+            known = sum(self._live_count(number, one.slots) for number, one in enumerate(lists) if one)
+            if len(self._frequencies) >= _CACHED_TERMS:
+                self._frequencies.clear()
+            self._frequencies[term] = known
+        return known
+
+    def _live_count(self, number: int, slots: npt.NDArray[np.uint32]) -> int:
+        """How many of the slots of a posting list live."""
+        if not self._any_dead:
+            return len(slots)
+        return len(slots) - _native.count_common(slots, self._buried[number])
+
+    def _with_dead(self) -> Sequence[Segment]:
+        return self._segments if self._any_dead else ()
+
+    def _out_of_sight(self, hidden: ByteArray | None) -> ByteArray | None:
+        if not self._any_dead:
+            return hidden
+        return self._dead if hidden is None else self._dead | hidden

@@ -73,6 +73,10 @@ class Sections:
         size = max(at + length + (-length % _ALIGN) for at, length in self._sections.values())
         self._body = CheckedMap(self.path, start, size, header["block"], header["sums"])
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a section of this name."""
+        return name in self._sections
+
     def bytes_of(self, name: str) -> int:
         """How long a section is."""
         return self._sections[name][1]

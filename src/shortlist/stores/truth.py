@@ -212,10 +212,10 @@ class Truth:
             yield from map(_passage, rows)
             start = rows[-1][5] + 1
 
-    def contents(self, start: int, stop: int) -> list[tuple[str, str]]:
-        """(content, language of analysis) of slots start..stop-1, deleted ones too."""
+    def contents(self, start: int, stop: int) -> list[tuple[Passage, str]]:
+        """(passage, language of analysis) of slots start..stop-1, deleted ones too."""
         sql = "SELECT id, text, title, lang, meta, analysed_as FROM passages WHERE slot >= ? AND slot < ? ORDER BY slot"
-        rows = [(_passage(row).content, row[5]) for row in self._rows(sql, (start, stop))]
+        rows = [(_passage(row), row[5]) for row in self._rows(sql, (start, stop))]
         if len(rows) != stop - start:
             raise self._incomplete(f"{len(rows)} of the passages {start} to {stop - 1}")
         return rows
@@ -276,7 +276,11 @@ class Truth:
 
     def languages(self) -> list[str]:
         """Languages in which live passages were analysed, "" for those of an unknown one."""
-        return [lang for (lang,) in self._rows("SELECT lang FROM languages WHERE live > 0 ORDER BY lang")]
+        return list(self.language_counts())
+
+    def language_counts(self) -> dict[str, int]:
+        """How many live passages were analysed in each language, by the language's tag."""
+        return dict(self._rows("SELECT lang, live FROM languages WHERE live > 0 ORDER BY lang"))
 
     def _count_languages(self, langs: Iterable[str], step: int) -> None:
         self._db.executemany(
