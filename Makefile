@@ -7,6 +7,7 @@ ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 VENV := .venv
 BIN := $(VENV)/bin
+EXTRAS := eval,plot,hub,mcp,docs,zstd,ir-datasets,test
 
 .PHONY: demo test native-test oracle sanitize bench-encoder lint clean
 
@@ -16,7 +17,7 @@ $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	touch $@
 
 $(VENV)/test: $(VENV)/base
-	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,mcp,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(VENV)/base
@@ -41,7 +42,7 @@ native-test:
 # The comparison with torch, sentence-transformers, onnxruntime and others, and the training; installs torch.
 oracle: $(VENV)/test
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,hub,mcp,test,oracle]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),oracle]'
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
 	$(BIN)/python -m pytest -m oracle
 

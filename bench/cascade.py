@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import shortlist as sl
-from shortlist import measures, pipeline, reranker
+from shortlist import compare, measures, pipeline, reranker
 from shortlist.data import read_collection
 from shortlist.engines import native
 from shortlist.pipeline import Stage, rerank
@@ -87,7 +87,7 @@ def quality(first: dict[str, Ranking], qrels: Qrels, models: dict[str, sl.Rerank
     }
     out: dict[str, Any] = {}
     for name, run in {"hybrid alone": as_run(first), **runs}.items():
-        change = measures.compare(run, runs["L-6:32"], qrels, samples=2000)
+        change = compare(run, runs["L-6:32"], qrels, samples=2000)
         interval = [round(x, 4) for x in change.interval]
         out[name] = {"ndcg": ndcg(run, qrels), "difference": round(change.difference, 4), "interval": interval}
     return out

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import shortlist
-from shortlist import measures
+from shortlist import compare, measures
 from shortlist.data import read_collection
 from shortlist.engines import native
 from shortlist.models import resolve
@@ -127,7 +127,7 @@ def table(rows: list[tuple[str, Qrels, dict[str, Run]]]) -> list[str]:
         for form, run in runs.items():
             means[form].append(measures.evaluate(run, qrels, ["nDCG@10"]).mean["nDCG@10"])
             if form != "float32":
-                change = measures.compare(run, runs["float32"], qrels, samples=2000)
+                change = compare(run, runs["float32"], qrels, samples=2000)
                 low, high = (100 * edge for edge in change.interval)
                 cells.append(f"{100 * change.difference:+.2f} | {low:+.2f} to {high:+.2f}")
         lines.append(f"| {spec} | {len(qrels)} | {means['float32'][-1]:.4f} | {' | '.join(cells)} |")

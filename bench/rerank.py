@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import shortlist
-from shortlist import measures
+from shortlist import compare, measures
 from shortlist.data import read_collection
 from shortlist.engines import native
 from shortlist.fuse import weighted_sum
@@ -164,7 +164,7 @@ def rows(model: str, work: Path, weight: float, trained: set[str]) -> Iterator[d
         found = runs(stages, logits, weight)
         values = {stage: measures.evaluate(run, qrels, ["nDCG@10"]).mean["nDCG@10"] for stage, run in found.items()}
         best = max(("bm25", "dense", "hybrid"), key=lambda stage: values[stage])
-        change = measures.compare(found["two_stage"], found[best], qrels, samples=2000)
+        change = compare(found["two_stage"], found[best], qrels, samples=2000)
         yield {
             "collection": name,
             "split": split,

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shortlist import fuse, models
+    from shortlist.comparison import compare
     from shortlist.data import read_passages, read_queries
     from shortlist.encoder import Encoder
     from shortlist.errors import ShortlistError
     from shortlist.index import Index
-    from shortlist.measures import compare, evaluate
+    from shortlist.measures import evaluate
     from shortlist.models.card import ModelCard
     from shortlist.pipeline import Pipeline
     from shortlist.reranker import Reranker
@@ -37,7 +38,7 @@ _HOME = {
     "read_passages": "data",
     "read_queries": "data",
     "evaluate": "measures",
-    "compare": "measures",
+    "compare": "comparison",
     "ShortlistError": "errors",
 }
 

@@ -8,6 +8,7 @@
     │   └── ChecksumError             a file is not the one that was published
     ├── IndexFormatError              a file of an index is damaged, foreign or of another version
     ├── IndexLocked                   another process is writing
+    ├── RemoteError                   a service on the network refuses or does not answer
     └── MissingExtra (ImportError)    an optional package is needed; the message holds the install command
 
 A message says what is wrong with the values, what was expected, and what to do.
@@ -46,6 +47,10 @@ class IndexFormatError(ShortlistError):
 
 class IndexLocked(ShortlistError):
     """Another process holds the index open for writing."""
+
+
+class RemoteError(ShortlistError):
+    """A service on the network refuses or does not answer."""
 
 
 class MissingExtra(ShortlistError, ImportError):

@@ -1,4 +1,4 @@
-"""Measures of a run against judgements, per query first; the comparison of two runs; miniMiracle's printed form.
+"""Measures of a run against judgements, per query first; miniMiracle's printed form.
 
 The measures themselves are computed by ir-measures and pytrec_eval, the field's reference implementations.
 """
@@ -13,24 +13,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from shortlist.errors import BadInput, MissingExtra
 from shortlist.types import Qrels, Run
 
-ALIASES = {
-    "ndcg": "nDCG",
-    "map": "AP",
-    "ap": "AP",
-    "mrr": "RR",
-    "rr": "RR",
-    "recall": "R",
-    "r": "R",
-    "precision": "P",
-    "p": "P",
+FORMS: dict[str, tuple[str, str, str]] = {
+    "ndcg": ("nDCG", "@k?", ""),
+    "ap": ("AP", "@k?", "rel"),
+    "rr": ("RR", "@k?", "rel"),
+    "r": ("R", "@k", "rel"),
+    "p": ("P", "@k", "rel"),
+    "success": ("Success", "@k", "rel"),
+    "judged": ("Judged", "@k", ""),
+    "rprec": ("Rprec", "", "rel"),
+    "bpref": ("Bpref", "", "rel"),
+    "infap": ("infAP", "", "rel"),
+    "setp": ("SetP", "", "rel"),
+    "setr": ("SetR", "", "rel"),
+    "setf": ("SetF", "", "rel"),
+    "setap": ("SetAP", "", "rel"),
+    "compat": ("Compat", "", "p"),
 }
-NEEDS_CUTOFF = ("R", "P")
-EXAMPLES = "nDCG@10, RR@10, AP@100, R@100, P@10, AP"
+"""Name in lower case -> ir-measures' name, whether a cut-off must or may follow, the parameter it may have."""
+ALIASES = {"map": "ap", "mrr": "rr", "recall": "r", "precision": "p"}
+EXAMPLES = "nDCG@10, RR@10, AP@100, R@100, P@10, Judged@10, AP"
 
 # The dictionaries of miniMiracle's model cards, in the order in which the card prints them.
 CARD = {
@@ -44,9 +50,13 @@ CARD = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values of a run: `per_query` is measure -> query id -> value; the queries are those of the judgements, in order."""
+    """Values of a run: `per_query` is measure -> query id -> value; the queries are those of the judgements, in order.
+
+    `missing` are the judged queries that the run lacks; they count 0.
+    """
 
     per_query: Mapping[str, Mapping[str, float]]
+    missing: tuple[str, ...] = ()
 
     @property
     def mean(self) -> dict[str, float]:
@@ -54,47 +64,47 @@ class Evaluation:
         return {measure: float(np.mean(list(values.values()))) for measure, values in self.per_query.items()}
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Run a against run b on one measure, query by query.
-
-    difference       mean of a minus mean of b
-    interval         (low, high), 95% percentile bootstrap interval of the difference
-    p_value          two-sided, paired randomisation test: chance of a difference this large if a and b were alike
-    wins ties losses queries on which a is better, equal, worse
-    """
-
-    measure: str
-    mean_a: float
-    mean_b: float
-    difference: float
-    interval: tuple[float, float]
-    p_value: float
-    wins: int
-    ties: int
-    losses: int
-
-
 def parse_measure(name: str) -> str:
     """The measure's name as ir-measures writes it: "ndcg@10" -> "nDCG@10", "Recall@100" -> "R@100", "MRR" -> "RR".
 
-    Known in any case: nDCG (NDCG), AP (MAP), RR (MRR), R (Recall), P (Precision), each with a cut-off `@k` (R and P need
-    one). A minimum judgement may be given in ir-measures' manner: "P(rel=2)@5".
+    Known in any case: nDCG, AP (MAP) and RR (MRR), with or without a cut-off `@k`; R (Recall), P (Precision), Success and
+    Judged (the share of the first k that was judged), which need one; Rprec, Bpref, infAP, SetP, SetR, SetF, SetAP and
+    Compat. A minimum judgement may be given in ir-measures' manner, "P(rel=2)@5"; Compat takes p, "Compat(p=0.95)".
 
-    Raises BadInput: unknown measure, cut-off below 1 or missing.
+    Raises BadInput: unknown measure or parameter, cut-off below 1, missing, or out of place.
     """
-    found = re.fullmatch(r"\s*([A-Za-z]+)(\(rel=[1-9]\d*\))?(?:@(\d+))?\s*", name)
-    base = ALIASES.get(found[1].lower()) if found else None
-    if found is None or base is None:
+    found = re.fullmatch(r"\s*([A-Za-z]+)(?:\(([a-z]+)=([0-9.]+)\))?(?:@([0-9.]+))?\s*", name)
+    lower = found[1].lower() if found else ""
+    form = FORMS.get(ALIASES.get(lower, lower))
+    if found is None or form is None or not _is_number(found[3]) or not _is_number(found[4]):
         raise BadInput(f"unknown measure {name!r}; expected one like {EXAMPLES} (also NDCG, MAP, MRR, Recall).")
-    level, cutoff = found[2] or "", found[3]
-    if level and base == "nDCG":
-        raise BadInput(f"measure {name!r}: nDCG uses graded judgements, so it takes no rel. Leave {level} out.")
-    if cutoff is None and base in NEEDS_CUTOFF:
-        raise BadInput(f"measure {name!r} has no cut-off. Write for example {base}@10.")
-    if cutoff is not None and int(cutoff) < 1:
+    base, cutoff, parameter = form
+    given = f"({found[2]}={found[3]})" if found[2] else ""
+    if given and found[2] != parameter:
+        reason = "nDCG uses graded judgements, so it" if base == "nDCG" else base
+        raise BadInput(f"measure {name!r}: {reason} takes no {found[2]}. Leave {given} out.")
+    if found[2] == "rel" and not (found[3].isdecimal() and int(found[3]) > 0):
+        raise BadInput(f"measure {name!r}: expected a whole number of at least 1 as rel.")
+    if found[2] == "p" and not 0 < float(found[3]) < 1:
+        raise BadInput(f"measure {name!r}: expected a p between 0 and 1.")
+    return f"{base}{given}{_checked_cutoff(name, base, cutoff, found[4])}"
+
+
+def _is_number(text: str | None) -> bool:
+    return text is None or re.fullmatch(r"\d+(\.\d+)?", text) is not None
+
+
+def _checked_cutoff(name: str, base: str, expected: str, given: str | None) -> str:
+    """`@10`, or "" for none, if the measure takes it."""
+    if given is None:
+        if expected == "@k":
+            raise BadInput(f"measure {name!r} has no cut-off. Write for example {base}@10.")
+        return ""
+    if not expected:
+        raise BadInput(f"measure {name!r}: {base} takes no cut-off. Leave @{given} out.")
+    if not given.isdecimal() or int(given) < 1:
         raise BadInput(f"measure {name!r}: expected a cut-off of at least 1.")
-    return f"{base}{level}" + (f"@{int(cutoff)}" if cutoff else "")
+    return f"@{int(given)}"
 
 
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = ("nDCG@10", "R@100")) -> Evaluation:
@@ -123,7 +133,16 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = ("nDCG@10", "R@10
     evaluator = library.evaluator(list(parsed), {q: dict(judged) for q, judged in qrels.items()})
     for metric in evaluator.iter_calc(_by_place(run, qrels)):
         values[parsed[metric.measure]][metric.query_id] = float(metric.value)
-    return Evaluation(values)
+    return Evaluation(values, tuple(query_id for query_id in qrels if not run.get(query_id)))
+
+
+def only_judged(run: Run, qrels: Qrels) -> Run:
+    """The run without the passages that nobody judged, as trec_eval -J reads it.
+
+    Where judgements have holes, the measures of these condensed lists are steadier than those that take what was not judged for
+    not relevant (Sakai, SIGIR 2007). Compare with `Judged@10`: what is far below 1 says little about the run.
+    """
+    return Run({q: {p: score for p, score in hits.items() if p in qrels.get(q, ())} for q, hits in run.items()}, run.name)
 
 
 def _by_place(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
@@ -131,6 +150,8 @@ def _by_place(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
     placed = {}
     for query_id in qrels:
         hits = run.ranked(query_id)
+        if not hits:  # a query that found nothing counts 0 without asking
+            continue
         for passage_id, score in hits:
             if math.isnan(score):
                 raise BadInput(f"query {query_id!r}, passage {passage_id!r}: the score is NaN, which has no place in an order.")
@@ -168,49 +189,3 @@ def card_measures(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
 def format_card(card: Mapping[str, Mapping[str, float]]) -> str:
     """One line a dictionary, exactly as miniMiracle's cards print them."""
     return "\n".join(str(dict(group)) for group in card.values())
-
-
-def compare(
-    run_a: Run, run_b: Run, qrels: Qrels, measure: str = "nDCG@10", *, samples: int = 10_000, seed: int = 0
-) -> Comparison:
-    """Is the difference between two runs more than chance?
-
-    The p-value is Fisher's paired randomisation test with `samples` random sign changes of the per-query differences,
-    which Smucker, Allan and Carterette (CIKM 2007) recommend for retrieval; the observed assignment counts as one of
-    them, so p is never 0 (Phipson and Smyth 2010). The interval is the percentile bootstrap over queries (Efron 1979).
-    The same seed gives the same figures.
-
-    Raises BadInput: see `evaluate`; samples below 1.
-    """
-    if samples < 1:
-        raise BadInput(f"samples={samples}: expected at least 1; 10,000 give a p-value good to about 0.01.")
-    name = parse_measure(measure)
-    a, b = (np.array(list(evaluate(run, qrels, [name]).per_query[name].values())) for run in (run_a, run_b))
-    difference = a - b
-    random = np.random.default_rng(seed)
-    return Comparison(
-        measure=name,
-        mean_a=float(a.mean()),
-        mean_b=float(b.mean()),
-        difference=float(difference.mean()),
-        interval=_bootstrap(difference, samples, random),
-        p_value=_randomisation(difference, samples, random),
-        wins=int((difference > 0).sum()),
-        ties=int((difference == 0).sum()),
-        losses=int((difference < 0).sum()),
-    )
-
-
-def _randomisation(difference: npt.NDArray[np.float64], samples: int, random: np.random.Generator) -> float:
-    observed = abs(float(difference.mean()))
-    # One sample at a time: memory stays that of one row, and 10,000 rows take a fraction of a second.
-    means = [abs(float((difference * random.choice((-1.0, 1.0), len(difference))).mean())) for _ in range(samples)]
-    as_large = int((np.array(means) >= observed - 1e-12).sum())  # sums in another order differ in the last bits
-    return (1 + as_large) / (1 + samples)
-
-
-def _bootstrap(difference: npt.NDArray[np.float64], samples: int, random: np.random.Generator) -> tuple[float, float]:
-    n = len(difference)
-    means = [difference[random.integers(0, n, n)].mean() for _ in range(samples)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

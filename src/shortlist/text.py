@@ -427,7 +427,7 @@ _SENTENCE_END = re.compile(
     r"|\n\s*"
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:[^\W\d_]|[0-9]{1,2}|e\.g|i\.e|z\.B|Dr|Mrs?|Ms|Prof|St|Nr|No|vs|bzw|ca|cf|pp?|Fig|Abb|Sra?|al|approx)\.\s+$"
+    r"(?:^|(?<=[\s(]))(?:[^\W\d_]|[0-9]{1,2}|e\.g|i\.e|z\.B|Dr|Mrs?|Ms|Prof|St|Nr|No|vs|bzw|ca|cf|pp?|Fig|Abb|Sra?|al|approx)\.\s+$"
 )
 
 

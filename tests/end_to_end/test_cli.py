@@ -12,7 +12,11 @@ import pytest
 
 import tiny_models
 from shortlist.cli import HOME, build_parser, main
+from shortlist.data import read_manifest, write_run
 from shortlist.encoder import Encoder
+from shortlist.provenance import corpus_hash
+from shortlist.reranker import Reranker
+from shortlist.types import Passage, Run
 
 PASSAGES = [
     {"id": "p1", "title": "柏林", "text": "柏林是德国首都，有三百五十二万人口。", "lang": "zh"},
@@ -100,6 +104,140 @@ def test_run_and_eval_agree_with_the_rankings(idx, tmp_path, capsys):
     assert line["RR@10"] == pytest.approx(sum(1 / r for r in ranks.values()) / 2)
     assert main(["eval", str(qrels), str(run), "--dict"]) == 0
     assert "{'NDCG@1': " in capsys.readouterr().out
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Queries and judgements for the passages above."""
+    queries, qrels = tmp_path / "queries.jsonl", tmp_path / "qrels.tsv"
+    queries.write_text("".join(json.dumps(q, ensure_ascii=False) + "\n" for q in QUERIES), encoding="utf-8")
+    qrels.write_text("query-id\tcorpus-id\tscore\nq1\tp1\t1\nq2\tp2\t1\nq2\tp4\t0\n", encoding="utf-8")
+    return str(queries), str(qrels)
+
+
+def made_run(idx, queries, path, *options):
+    assert main(["run", str(idx), queries, "-k", "5", "-o", str(path), *options]) == 0
+    return str(path)
+
+
+def test_a_run_says_how_it_was_made(idx, tmp_path, judged, tiny_encoder_folder, tiny_reranker_folder, capsys):
+    path = made_run(idx, judged[0], tmp_path / "r.trec", "--rerank", str(tiny_reranker_folder), "--candidates", "3")
+    manifest = read_manifest(path)
+    encoder, reranker = Encoder.load(tiny_encoder_folder), Reranker.load(tiny_reranker_folder)
+    assert manifest["encoder"]["fingerprint"] == encoder.fingerprint
+    assert (manifest["encoder"]["pooling"], manifest["encoder"]["prompts"]) == (
+        encoder.card.pooling,
+        dict(encoder.card.prompts),
+    )
+    (second,) = manifest["rerankers"]
+    assert (second["fingerprint"], second["reads"], second["weight"]) == (reranker.fingerprint, 3, reranker.card.fusion_weight)
+    assert manifest["fusion"] == {"name": "sum", "weights": {"bm25": 0.5, "dense": 1.0}}
+    assert {"index", "analyzer", "k1", "b", "format", "languages"} <= set(manifest["index"])
+    assert manifest["corpus"] == {
+        "passages": 5,
+        "hash": corpus_hash(Passage(p["id"], p["text"], p["title"]) for p in reversed(PASSAGES)),
+    }
+    assert str(tiny_encoder_folder) not in json.dumps(manifest["encoder"])
+    bm25 = read_manifest(made_run(idx, judged[0], tmp_path / "b.trec", "--first", "bm25", "--rerank", "none"))
+    assert (bm25["encoder"], bm25["fusion"], bm25["rerankers"], bm25["first"]) == (None, None, [], "bm25")
+    assert bm25["queries"] == manifest["queries"]
+    assert bm25["corpus"] == manifest["corpus"]
+
+
+def test_eval_compares_runs(idx, tmp_path, judged, capsys):
+    pytest.importorskip("ir_measures", reason="the measures need the extra 'eval'")
+    queries, qrels = judged
+    runs = [
+        made_run(idx, queries, tmp_path / f"{n}.trec", "--first", n, "--rerank", "none") for n in ("bm25", "dense", "hybrid")
+    ]
+    capsys.readouterr()
+    assert main(["eval", qrels, *runs, "RR@10", "--baseline", runs[0], "--json", "--queries", queries, "--by", "language"]) == 0
+    lines = json_lines(capsys.readouterr().out)
+    means = {line["run"]: line["RR@10"] for line in lines[:3]}
+    assert [(line["a"], line["b"]) for line in lines[3:5]] == [(runs[1], runs[0]), (runs[2], runs[0])]
+    assert lines[3]["difference"] == pytest.approx(means[runs[1]] - means[runs[0]])
+    assert [(line["run"], line["group"], line["queries"]) for line in lines[5:7]] == [(runs[0], "en", 1), (runs[0], "zh", 1)]
+    assert lines[0]["manifest"]["first"] == "bm25"
+    assert main(["eval", qrels, *runs, "--queries", queries, "--by", "length", "--wins", str(idx)]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "Judged@10",
+        "randomisation p",
+        "p after Holm",
+        "5–8 characters",
+        "5–8 words",
+        "wins against",
+        "loses against",
+    ):
+        assert part in shown
+
+
+def test_wins_come_with_the_texts(idx, corpus, tmp_path, judged, capsys):
+    pytest.importorskip("ir_measures", reason="the measures need the extra 'eval'")
+    queries, qrels = judged
+    for name, order in (("good", "p1 p2 p4"), ("bad", "p4 p2 p1")):
+        write_run(Run({q: {p: -float(n) for n, p in enumerate(order.split())} for q in ("q1", "q2")}), tmp_path / name)
+    arguments = ["eval", qrels, str(tmp_path / "bad"), str(tmp_path / "good"), "--queries", queries, "--wins"]
+    for source in (idx, corpus):
+        assert main([*arguments, str(source)]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "柏林有多少人口？" in shown
+        assert "relevant 1, 3: p1 柏林" in shown
+        assert "not judged 3, 1: p4 巴黎" in shown
+    assert main([*arguments[:4], "RR@10", *arguments[4:], str(corpus), "--json"]) == 0
+    (line,) = [line for line in json_lines(capsys.readouterr().out) if line.get("query_id") == "q1"]
+    assert (line["query"], line["value_a"], line["value_b"]) == (QUERIES[0]["text"], 1.0, pytest.approx(1 / 3))
+    assert line["passages"][0] == {
+        "id": "p1",
+        "judgement": 1,
+        "place_a": 1,
+        "place_b": 3,
+        "text": "柏林\n" + PASSAGES[0]["text"],
+    }
+    assert main([*arguments[:4], "--wins", str(corpus)]) == 1
+    assert "--queries" in capsys.readouterr().err
+
+
+def test_eval_says_what_is_wrong_with_a_comparison(idx, corpus, tmp_path, judged, capsys):
+    pytest.importorskip("ir_measures", reason="the measures need the extra 'eval'")
+    queries, qrels = judged
+    whole = made_run(idx, queries, tmp_path / "whole.trec", "--first", "bm25", "--rerank", "none")
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join(corpus.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
+    assert main(["index", str(half), "-o", str(tmp_path / "half.idx"), "--model", "none"]) == 0
+    part = made_run(tmp_path / "half.idx", queries, tmp_path / "part.trec", "--rerank", "none")
+    lone = tmp_path / "lone.tsv"
+    lone.write_text("q1\t柏林有多少人口？\n", encoding="utf-8")
+    short = made_run(idx, str(lone), tmp_path / "short.trec", "--first", "bm25", "--rerank", "none")
+    capsys.readouterr()
+    assert main(["eval", qrels, whole, part, short]) == 0
+    told = capsys.readouterr()
+    assert "the runs searched different corpora" in told.err
+    assert "the runs searched different queries" in told.err
+    assert "short.trec: 1 of 2 judged queries are not in the run and count 0: q2" in told.err
+    assert "5 passages" in told.out
+    assert "3 passages" in told.out
+    assert main(["eval", qrels, whole, whole.replace("whole", "absent")]) == 1
+
+
+def test_judged_only(idx, tmp_path, judged, capsys):
+    pytest.importorskip("ir_measures", reason="the measures need the extra 'eval'")
+    write_run(Run({"q1": {"p3": 2.0, "p1": 1.0}, "q2": {"p2": 1.0}}), tmp_path / "r")
+    for options, expected in (([], 0.75), (["--judged-only"], 1.0)):
+        assert main(["eval", judged[1], str(tmp_path / "r"), "RR@10", "--json", *options]) == 0
+        assert json_lines(capsys.readouterr().out)[0]["RR@10"] == expected
+
+
+def test_bad_lines_are_left_out_and_counted_when_asked(tmp_path, capsys):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": "a", "text": "one"}\nbroken\n{"id": "b", "text": "two"}\n')
+    assert main(["index", str(bad), "-o", str(tmp_path / "x.idx"), "--model", "none"]) == 1
+    assert "bad.jsonl:2: not JSON" in capsys.readouterr().err
+    assert main(["index", str(bad), "-o", str(tmp_path / "x.idx"), "--model", "none", "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert "2 passages added" in told.out
+    assert "bad lines left out: 1" in told.err
+    assert "bad.jsonl:2: not JSON" in told.err
 
 
 def test_run_keeps_the_first_stage_below_the_candidates(idx, tmp_path, tiny_reranker_folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -62,6 +63,28 @@ def test_memory_does_not_grow_with_the_batch(tiny_encoder_folder: Path, tiny_rer
     found = measured(FLAT, tiny_encoder_folder, tiny_reranker_folder)
     assert found["many"] - found["before"] < 24  # 300,000 tokens at once would take 50
     assert found["long"] - found["before"] < 64  # a million tokens at once would take more than 100
+
+
+READING = """
+from shortlist.data import read_passages
+
+before = peak_mb()
+count = sum(1 for _ in read_passages(sys.argv[1]))
+print(json.dumps({"passages": count, "grown": peak_mb() - before}))
+"""
+
+
+def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
+    """200 MB of passages, plain and packed, are read in a few megabytes."""
+    block = "".join(json.dumps({"id": f"d{n}", "text": "words and more of them " * 400}) + "\n" for n in range(200)).encode()
+    for name, content in {"c.jsonl": block, "c.jsonl.gz": gzip.compress(block)}.items():
+        with (tmp_path / name).open("wb") as file:
+            file.writelines([content] * (200_000_000 // len(block) + 1))
+    assert (tmp_path / "c.jsonl").stat().st_size > 200_000_000
+    for name in ("c.jsonl", "c.jsonl.gz"):
+        found = measured(READING, tmp_path / name)
+        assert found["passages"] > 20_000
+        assert found["grown"] < 12
 
 
 VOCABULARY = """

@@ -104,15 +104,6 @@ def test_documents_are_cut_and_titled(tmp_path):
     assert [p.id for p in read_passages(tmp_path / "a.txt")] == ["a.txt#0"]
 
 
-@pytest.mark.parametrize("name", ["page.html", "paper.pdf"])
-def test_html_and_pdf_are_refused_not_skipped(tmp_path, name):
-    put(tmp_path / "a.txt", "text")
-    put(tmp_path / name, "x")
-    for path in (tmp_path, tmp_path / name):
-        with pytest.raises(BadInput, match=r"HTML and PDF are not read.*Convert"):
-            read_passages(path)
-
-
 def test_queries_in_three_forms(tmp_path):
     assert read_queries(put(tmp_path / "q.tsv.gz", "1\twhat is\ta tab\n2\tzwei\n")) == {"1": "what is\ta tab", "2": "zwei"}
     assert read_queries(put(tmp_path / "topics.txt", "1048585\twho is she\n")) == {"1048585": "who is she"}

@@ -14,11 +14,11 @@ import shortlist
 PACKAGE = Path(shortlist.__file__).parent
 ROWS = [
     ("errors", "types", "_native"),
-    ("text", "analyze", "filters", "quantize", "fuse", "calibrate", "measures"),
+    ("text", "analyze", "filters", "quantize", "fuse", "calibrate", "significance", "measures", "comparison"),
     ("models", "tokens", "engines", "stores", "data"),
     ("encoder", "reranker"),
     ("index",),
-    ("pipeline",),
+    ("pipeline", "provenance", "mteb_adapter"),
     ("latency", "train"),
     ("mcp", "cli", "__main__"),
 ]
@@ -38,6 +38,11 @@ HEAVY = {
     "gguf",
     "datasets",
     "scipy",
+    "mteb",
+    "ir_datasets",
+    "inscriptis",
+    "lxml",
+    "pypdfium2",
 }
 # Modules that are a torch network or its training from end to end; the command line opens them by name.
 TORCH = {"train/joint.py", "train/rerank.py"}

@@ -1,18 +1,19 @@
 """Measures against the formulas written as naive loops, against trec_eval's own expected output, against published scores."""
 
 import ast
-import gzip
 import math
 import os
 import random
+import re
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
 from shortlist.data import read_qrels, read_run, write_run
 from shortlist.errors import BadInput, MissingExtra
-from shortlist.measures import CARD, card_measures, compare, evaluate, format_card, parse_measure
+from shortlist.measures import CARD, card_measures, evaluate, format_card, only_judged, parse_measure
 from shortlist.types import Qrels, Run
 
 SHARED = Path(os.environ.get("SHORTLIST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
@@ -124,6 +125,27 @@ def test_ties_are_broken_by_id_in_memory_and_through_a_file(library, tmp_path):
     assert evaluate(read_run(tmp_path / "r"), qrels, ["RR"]).mean == {"RR": 1 / 2}
 
 
+def test_unjudged_passages_missing_and_empty_queries(library):
+    run = Run({"q1": {"a": 3.0, "new": 2.0, "b": 1.0}, "empty": {}, "nobody asked": {"a": 1.0}})
+    qrels = Qrels({"q1": {"a": 0, "b": 1, "c": 1}, "empty": {"a": 1}, "absent": {"a": 1}, "hopeless": {"a": 0}})
+    result = evaluate(run, qrels, ["Judged@2", "Judged@10", "RR", "P@2"])
+    assert result.missing == ("empty", "absent", "hopeless")
+    assert result.per_query["Judged@2"] == {"q1": 1 / 2, "empty": 0.0, "absent": 0.0, "hopeless": 0.0}
+    assert result.per_query["Judged@10"]["q1"] == pytest.approx(2 / 3)  # of the three that were found
+    assert result.per_query["RR"] == {"q1": 1 / 3, "empty": 0.0, "absent": 0.0, "hopeless": 0.0}
+    assert result.mean["RR"] == pytest.approx(1 / 12)
+    condensed = only_judged(run, qrels)
+    assert condensed == {"q1": {"a": 3.0, "b": 1.0}, "empty": {}, "nobody asked": {}}
+    assert evaluate(condensed, qrels, ["RR"]).per_query["RR"]["q1"] == 1 / 2
+
+
+def test_a_run_that_found_nothing_at_all(library):
+    with pytest.raises(BadInput, match="no judged query is in the run: the run has none"):
+        evaluate(Run(), Qrels({"q": {"a": 1}}))
+    result = evaluate(Run({"q": {}}), Qrels({"q": {"a": 1}}), ["nDCG@10"])
+    assert (result.mean, result.missing) == ({"nDCG@10": 0.0}, ("q",))
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [
@@ -137,6 +159,9 @@ def test_ties_are_broken_by_id_in_memory_and_through_a_file(library, tmp_path):
         ("r@100", "R@100"),
         ("Precision@5", "P@5"),
         ("p(rel=2)@5", "P(rel=2)@5"),
+        ("judged@10", "Judged@10"),
+        ("bpref(rel=2)", "Bpref(rel=2)"),
+        ("compat(p=0.95)", "Compat(p=0.95)"),
     ],
 )
 def test_names(given, name):
@@ -153,6 +178,13 @@ def test_names(given, name):
         ("nDCG@0", "cut-off of at least 1"),
         ("Recall", "has no cut-off. Write for example R@10"),
         ("nDCG(rel=2)@10", "takes no rel"),
+        ("Judged(rel=2)@10", "Judged takes no rel"),
+        ("AP(p=0.5)", "AP takes no p"),
+        ("P(rel=0)@5", "at least 1 as rel"),
+        ("P(rel=1.5)@5", "at least 1 as rel"),
+        ("Compat(p=1)", "a p between 0 and 1"),
+        ("P@1.5", "cut-off of at least 1"),
+        ("Bpref@10", "Bpref takes no cut-off. Leave @10 out"),
         ("__import__('os')", "unknown measure"),
     ],
 )
@@ -207,81 +239,45 @@ def test_the_card_is_printed_as_minimiracle_prints_it():
     assert format_card({"NDCG": ndcg_line, "MRR": mrr_line}) == published
 
 
-# --- comparison -------------------------------------------------------------------------------------------------------
-
-
-def two_runs(places_a: list[int], places_b: list[int]) -> tuple[Run, Run, Qrels]:
-    """Runs that put the one relevant passage of query i at the given places."""
-
-    def ranked(places: list[int]) -> Run:
-        hits = [{"gold" if n == place else f"x{n}": -float(n) for n in range(1, 9)} for place in places]
-        return Run({f"q{i}": scores for i, scores in enumerate(hits)})
-
-    return ranked(places_a), ranked(places_b), Qrels({f"q{i}": {"gold": 1} for i in range(len(places_a))})
-
-
-def test_comparison_counts_and_means(library):
-    result = compare(*two_runs([1, 1, 2, 4], [2, 1, 1, 8]), "MRR@10")
-    assert (result.measure, result.wins, result.ties, result.losses) == ("RR@10", 2, 1, 1)
-    assert result.mean_a == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
-    assert result.mean_b == pytest.approx((1 / 2 + 1 + 1 + 1 / 8) / 4)
-    assert result.difference == pytest.approx(result.mean_a - result.mean_b)
-    assert result.interval[0] <= result.difference <= result.interval[1]
-
-
-def test_the_randomisation_test_approaches_the_count_of_all_sign_changes(library):
-    a, b = [1, 1, 1, 2, 1, 3, 1, 1], [2, 1, 4, 1, 8, 2, 2, 3]
-    differences = [1 / x - 1 / y for x, y in zip(a, b, strict=True)]
-    observed = abs(sum(differences))
-    as_large = 0
-    for signs in range(2 ** len(a)):
-        total = sum(d if signs >> i & 1 else -d for i, d in enumerate(differences))
-        as_large += abs(total) >= observed - 1e-12
-    exact = as_large / 2 ** len(a)
-    assert compare(*two_runs(a, b), "RR").p_value == pytest.approx(exact, abs=0.015)
-
-
-def test_equal_runs_and_clear_winners(library):
-    places = [1, 2, 3, 4, 5] * 4
-    same = compare(*two_runs(places, places), "nDCG@10")
-    assert (same.difference, same.p_value, same.interval, same.ties) == (0.0, 1.0, (0.0, 0.0), 20)
-    better = compare(*two_runs([1] * 20, places), "nDCG@10")
-    assert better.p_value < 0.001
-    assert better.interval[0] > 0
-
-
-def test_a_tiny_sample_proves_nothing(library):
-    assert compare(*two_runs([1, 1], [8, 8]), "RR").p_value == pytest.approx(0.5, abs=0.03)  # 2 of 4 sign changes
-
-
-def test_the_same_seed_gives_the_same_figures(library):
-    runs = two_runs([1, 2, 3, 1], [2, 1, 5, 5])
-    assert compare(*runs, seed=7) == compare(*runs, seed=7)
-    assert compare(*runs, seed=7).interval != compare(*two_runs([1, 2, 3, 1], [2, 1, 5, 6]), seed=7).interval
-    with pytest.raises(BadInput, match="samples=0"):
-        compare(*runs, samples=0)
-
-
 # --- the reference implementations' own cases -------------------------------------------------------------------------
 
 # Our measures under trec_eval's names.
 TREC_NAMES = {
     "map": "AP",
     "recip_rank": "RR",
+    "ndcg": "nDCG",
+    "Rprec": "Rprec",
+    "bpref": "Bpref",
+    "infAP": "infAP",
+    "set_P": "SetP",
+    "set_recall": "SetR",
+    "set_F": "SetF",
+    "set_map": "SetAP",
     "map_cut_{k}": "AP@{k}",
     "ndcg_cut_{k}": "nDCG@{k}",
     "recall_{k}": "R@{k}",
     "P_{k}": "P@{k}",
+    "success_{k}": "Success@{k}",
 }
-CUTOFFS = (3, 5, 7, 10, 15, 20, 23, 30, 100, 200, 500, 1000, 2000)
-OURS = {trec.format(k=k): ours.format(k=k) for trec, ours in TREC_NAMES.items() for k in CUTOFFS} | {"ndcg": "nDCG"}
+CUTOFFS = (1, 2, 3, 5, 7, 10, 15, 20, 23, 30, 100, 200, 500, 1000, 2000)
+OURS = {trec.format(k=k): ours.format(k=k) for trec, ours in TREC_NAMES.items() for k in CUTOFFS}
+# Measures that we do not name: trec_eval itself, through pytrec_eval, reads our runs and judgements, order and ties included.
+THEIRS = re.compile(
+    r"num_(q|ret|rel|rel_ret|nonrel_judged_ret)|gm_(map|bpref)|G|binG|Rndcg|ndcg_rel|Rprec_mult_[.0-9]+|utility"
+    r"|relative_P_\d+|set_relative_P"
+)
+# Precision at a recall, by a formula here: trec_eval 10 rounds the number of relevant passages that a recall needs,
+# pytrec_eval's older one rounds it up. That is why we name no such measure.
+INTERPOLATED = re.compile(r"iprec_at_recall_(\d\.\d\d)|11pt_avg")
+# Words and strings, a gain table, other points of measures that we have, and RBP, which pytrec_eval's trec_eval has not yet.
+LEFT_OUT = re.compile(r"runid|relstring(_\d+)?|rbp(_resid)?|ndcg_1=.*|11pt_avg_.*|utility_.*|Rprec_mult_(5.00|0.35)")
 reference = [pytest.mark.data, pytest.mark.skipif(not REFERENCE.is_dir(), reason="no reference-metrics; see SHORTLIST_DATA")]
 
 
 def expected_output(name: str) -> dict[tuple[str, str], str]:
-    """(query or "all", our measure) -> the printed value."""
+    """(query or "all", trec_eval's name) -> the printed value, but for what is left out."""
     rows = [line.split() for line in (REFERENCE / "trec_eval" / name).read_text().splitlines()]
-    return {(row[1], OURS[row[0]]): row[2] for row in rows if row[0] in OURS}
+    return {(row[1], row[0]): row[2] for row in rows if not LEFT_OUT.fullmatch(row[0])}
 
 
 def trec(name: str) -> Path:
@@ -289,23 +285,40 @@ def trec(name: str) -> Path:
     return next(p for p in (folder / name, folder / f"{name}.gz") if p.is_file())
 
 
+def trec_eval_itself(run: Run, qrels: Qrels, level: int) -> dict[tuple[str, str], float]:
+    """All that pytrec_eval computes, of the run's order as we hand it over, missing queries as empty ones."""
+    library = pytest.importorskip("pytrec_eval")
+    placed = {q: {p: -float(n) for n, (p, _) in enumerate(run.ranked(q))} for q in qrels}
+    per_query = library.RelevanceEvaluator(dict(qrels), library.supported_measures, relevance_level=level).evaluate(placed)
+    found = {(q, name): value for q, values in per_query.items() for name, value in values.items()}
+    for name in {name for _, name in found}:
+        found["all", name] = library.compute_aggregated_measure(name, [v for (_, n), v in found.items() if n == name])
+    return found
+
+
 class TestTrecEval:
+    """Every line that trec_eval prints for its own test inputs, to the last digit.
+
+    Left out are its tests of preference judgements (out.test.prefs, .qrels_prefs, .qrels_jg) and z-scores (.aqZ), which have no
+    place in the evaluation of rankings.
+    """
+
     pytestmark = reference
 
     @pytest.mark.parametrize(
-        ("qrels", "run", "output", "at_least", "everything_judged"),
+        ("qrels", "run", "output", "lines", "everything_judged"),
         [
-            ("qrels.test", "results.test", "out.test", 10, False),
-            ("qrels.test.with-comments", "results.test", "out.test", 10, False),
-            ("qrels.comment.test", "results.comment.test", "out.comment.test", 10, False),
+            ("qrels.test", "results.test", "out.test", 29, False),
+            ("qrels.test.with-comments", "results.test", "out.test", 29, False),
+            ("qrels.comment.test", "results.comment.test", "out.comment.test", 29, False),
             ("qrels.comment.test", "results.test", None, 0, False),
-            ("qrels.test", "results.test", "out.test.a", 35, False),
-            ("qrels.test", "results.test", "out.test.aq", 140, False),
-            ("qrels.test", "results.trunc", "out.test.aqc", 105, True),
-            ("qrels.test", "results.test", "out.test.meas_params", 30, False),
+            ("qrels.test", "results.test", "out.test.a", 96, False),
+            ("qrels.test", "results.test", "out.test.aq", 375, False),
+            ("qrels.test", "results.trunc", "out.test.aqc", 375, True),
+            ("qrels.test", "results.test", "out.test.meas_params", 68, False),
         ],
     )
-    def test_equals_the_printed_output(self, library, qrels, run, output, at_least, everything_judged):
+    def test_equals_the_printed_output(self, library, qrels, run, output, lines, everything_judged):
         judged, found = read_qrels(trec(qrels)), read_run(trec(run))
         if output is None:  # nothing in common: we refuse what trec_eval prints as zeros
             with pytest.raises(BadInput, match="no judged query"):
@@ -313,25 +326,67 @@ class TestTrecEval:
             return
         if not everything_judged:  # without -c trec_eval averages over the queries that are in both files
             judged = Qrels({q: docs for q, docs in judged.items() if q in found})
-        self.check(expected_output(output), evaluate(found, judged, sorted(set(OURS.values()))), at_least)
+        self.check(output, found, judged, lines)
 
     def test_cut_at_100(self, library):
         judged, found = read_qrels(trec("qrels.test")), read_run(trec("results.trunc"))
         cut = Run({q: dict(found.ranked(q)[:100]) for q in found})  # trec_eval -M100
-        self.check(expected_output("out.test.aqcM"), evaluate(cut, judged, sorted(set(OURS.values()))), 105)
+        assert evaluate(cut, judged, ["AP"]).missing == ("302",)
+        self.check("out.test.aqcM", cut, judged, 375)
 
     def test_relevant_from_judgement_2(self, library):
-        expected = expected_output("out.test.aql")  # trec_eval -l2; nDCG takes no level
-        plain = {name: "{}(rel=2)@{}".format(*name.split("@")) if "@" in name else f"{name}(rel=2)" for name in OURS.values()}
-        names = {name: name if name.startswith("nDCG") else plain[name] for name in OURS.values()}
-        result = evaluate(read_run(trec("results.test")), read_qrels(trec("qrels.rel_level")), sorted(set(names.values())))
-        self.check({(q, names[m]): value for (q, m), value in expected.items()}, result, 140)
+        self.check("out.test.aql", read_run(trec("results.test")), read_qrels(trec("qrels.rel_level")), 375, level=2)
 
-    def check(self, expected, result, at_least):
-        assert len(expected) >= at_least
-        for (query, measure), printed in expected.items():
-            value = result.mean[measure] if query == "all" else result.per_query[measure][query]
-            assert f"{value:.4f}" == printed, (query, measure)
+    def test_only_what_was_judged(self, library):
+        """trec_eval -J has no printed output in its tests; pytrec_eval's own -J is the judge."""
+        judged, found = read_qrels(trec("qrels.test")), read_run(trec("results.test"))
+        judged = Qrels({q: docs for q, docs in judged.items() if q in found})
+        condensed = only_judged(found, judged)
+        assert 0 < sum(map(len, condensed.values())) < sum(map(len, found.values()))
+        evaluator = pytest.importorskip("pytrec_eval").RelevanceEvaluator(
+            dict(judged), {"map", "P.10"}, judged_docs_only_flag=True
+        )
+        placed = {q: {p: -float(n) for n, (p, _) in enumerate(found.ranked(q))} for q in found}
+        ours = evaluate(condensed, judged, ["AP", "P@10"]).per_query
+        for query, values in evaluator.evaluate(placed).items():
+            assert (ours["AP"][query], ours["P@10"][query]) == (values["map"], values["P_10"])
+
+    def check(self, output: str, run: Run, judged: Qrels, lines: int, level: int = 1) -> None:
+        expected = expected_output(output)
+        assert len(expected) == lines
+        ours = {name: at_level(OURS[name], level) for _, name in expected if name in OURS}
+        result = evaluate(run, judged, sorted(set(ours.values())))
+        pooled = Qrels({q: {p: g for p, g in docs.items() if g >= 0} for q, docs in judged.items()})  # -1: not in the pool
+        known = evaluate(run, pooled, ["Judged@5", "Judged@10", "Judged@20"])
+        theirs = trec_eval_itself(run, judged, level)
+        for (query, name), printed in expected.items():
+            if name in ours:
+                value = result.mean[ours[name]] if query == "all" else result.per_query[ours[name]][query]
+            elif name.startswith("unj_"):
+                per_query = {q: 1 - share if run.get(q) else 0.0 for q, share in known.per_query[f"Judged@{name[4:]}"].items()}
+                value = sum(per_query.values()) / len(per_query) if query == "all" else per_query[query]
+            elif at := INTERPOLATED.fullmatch(name):
+                recalls = [float(at[1])] if at[1] else [tenth / 10 for tenth in range(11)]
+                queries = list(judged) if query == "all" else [query]
+                value = mean(interpolated(run, judged, q, recall, level) for q in queries for recall in recalls)
+            else:
+                assert THEIRS.fullmatch(name), name
+                value = theirs[query, name]
+            assert (f"{value:.4f}" if "." in printed else f"{value:.0f}") == printed, (query, name)
+
+
+def interpolated(run: Run, qrels: Qrels, query: str, recall: float, level: int) -> float:
+    """The best precision at any place from which on at least that recall is reached."""
+    relevant = {p for p, judgement in qrels[query].items() if judgement >= level}
+    needed = max(1, int(recall * len(relevant) + 0.5))
+    places = [place for place, (p, _) in enumerate(run.ranked(query), 1) if p in relevant]
+    return max((found / place for found, place in enumerate(places, 1) if found >= needed), default=0.0)
+
+
+def at_level(name: str, level: int) -> str:
+    """The measure with relevance from that judgement on; nDCG takes none."""
+    base, at, cutoff = name.partition("@")
+    return name if level == 1 or base == "nDCG" else f"{base}(rel={level}){at}{cutoff}"
 
 
 class TestPublishedRuns:
@@ -345,20 +400,32 @@ class TestPublishedRuns:
     @pytest.mark.parametrize(
         ("name", "expected"),
         [
-            ("bm25", {"RR@10": 0.15906651549508694, "R@50": 0.5460, "R@1000": 0.8429}),
+            (
+                "bm25",
+                {
+                    "RR@10": 0.15906651549508694,
+                    "Success@50": 0.5619,
+                    "Success@1000": 0.8476,
+                    "R@50": 0.5460,
+                    "R@1000": 0.8429,
+                },
+            ),
             ("monobert", {"RR@10": 0.4026795162509449, "P@1": 0.2762}),
             ("monot5", {"RR@10": 0.39044217687074834, "P@1": 0.2667}),
         ],
     )
     def test_msmarco(self, library, name, expected):
-        run = Run()
-        with gzip.open(REFERENCE / f"runs/msmarco-small.{name}.run.tsv.gz", "rt") as file:
-            for line in file:
-                query, passage, rank = line.split()
-                run.setdefault(query, {})[passage] = -float(rank)
+        run = read_run(REFERENCE / f"runs/msmarco-small.{name}.run.tsv.gz")
         mean = evaluate(run, read_qrels(REFERENCE / "runs/msmarco-small.qrels.tsv"), list(expected)).mean
         for measure, value in expected.items():
             assert mean[measure] == pytest.approx(value, abs=1e-14 if measure == "RR@10" else 5e-5)
+
+    def test_compat(self, library):
+        run, qrels = (
+            read(REFERENCE / f"runs/ir_measures.compat.{end}") for read, end in ((read_run, "run"), (read_qrels, "qrels"))
+        )
+        values = evaluate(run, qrels, ["Compat(p=0.95)"]).per_query["Compat(p=0.95)"]
+        assert values == {"31_1": 0.51779512165509, "31_2": 0.018400100569017922}
 
     def test_the_card_of_a_real_run_agrees_with_single_measures(self, library):
         run, qrels = read_run(trec("results.test")), read_qrels(trec("qrels.test"))

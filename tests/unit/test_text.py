@@ -97,6 +97,7 @@ def test_detect_language_by_what_most_of_the_text_is() -> None:
     [
         ("One. Two! Three? Four", ["One.", "Two!", "Three?", "Four"]),
         ("Dr. J. Smith came at 3.5 km/h. He left.", ["Dr. J. Smith came at 3.5 km/h.", "He left."]),
+        ("He left. Dr. J. Smith came.", ["He left.", "Dr. J. Smith came."]),
         ("他来了。他说：“你好！”然后走了？！是的", ["他来了。", "他说：“你好！”", "然后走了？！", "是的"]),
         ("वह आया। वह गया।", ["वह आया।", "वह गया।"]),
         ("هل جاء؟ نعم. ذهب", ["هل جاء؟", "نعم.", "ذهب"]),

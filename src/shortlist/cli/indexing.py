@@ -1,4 +1,4 @@
-"""`index`: build an index from files, or bring it up to date."""
+"""`index` and `articles`: build an index from files or bring it up to date, and fetch texts to fill one with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shortlist.cli.show import complain, example, out, progress
-from shortlist.data import read_passages
+from shortlist.cli.show import complain, complain_of_skipped, example, out, progress, working
+from shortlist.data import Skipped, read_passages, write_passages
 from shortlist.encoder import Encoder
 from shortlist.errors import BadInput
 from shortlist.index import Index
@@ -17,12 +17,13 @@ from shortlist.types import Passage
 
 
 def add_verbs(verbs: Any) -> None:
-    """Register `index`."""
+    """Register `index` and `articles`."""
     parser = verbs.add_parser(
         "index",
         help="build an index from files",
-        description="Index passages from JSON lines, TSV, text, Markdown, folders of these or BEIR folders. To look after an "
-        "index there are: shortlist index info, delete, compact.",
+        description="Index passages from JSON lines, TSV, SQuAD, text, Markdown, HTML, PDF, folders of documents, the folders "
+        "of BEIR, MIRACL and Mr. TyDi, and ir_datasets:NAME. To look after an index there are: shortlist index info, delete, "
+        "compact.",
         **example("shortlist index docs/ -o my.idx --lang de\n  shortlist index docs/ -o my.idx --update --prune"),
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder to read")
@@ -40,19 +41,34 @@ def add_verbs(verbs: Any) -> None:
     )
     parser.add_argument("--dims", type=int, help="cut the vectors of a new index to this length, if the model's card allows it")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out lines and documents that cannot be read, and count them"
+    )
     parser.set_defaults(verb=build)
+    articles = verbs.add_parser(
+        "articles",
+        help="fetch Wikipedia articles as sentence passages",
+        description="Plain text of Wikipedia articles, a passage a sentence, as JSON lines that `shortlist index` reads.",
+        **example("shortlist articles Berlin Hamburg --lang de --contact ada@example.org -o wiki.de.jsonl"),
+    )
+    articles.add_argument("titles", nargs="+", metavar="TITLE")
+    articles.add_argument("--lang", required=True, help="of the Wikipedia: en, de, zh, …")
+    articles.add_argument("--contact", required=True, help="your e-mail address or web page, which Wikimedia's rules ask for")
+    articles.add_argument("--api", default="", metavar="URL", help="api.php of another wiki (default: Wikipedia's)")
+    articles.add_argument("-o", "--output", required=True, type=Path, metavar="JSONL")
+    articles.set_defaults(verb=fetch)
 
 
 def build(args: argparse.Namespace) -> int:
     """Create the index or open it, and add every passage of the inputs, or bring it up to date with them."""
-    expected = _counted(args.inputs, args.lang)
+    expected = _counted(args)
     pruned = 0
     with _opened(args) as index:
         store = index.upsert if args.update or args.prune else index.add
         with progress(f"indexing {args.output.name}", "passages") as report:
-            added = store(_passages(args.inputs, args.lang), progress=lambda done, _: report(done, expected))
+            added = store(_passages(args), progress=lambda done, _: report(done, expected))
         if args.prune:
-            wanted = {passage.id for passage in _passages(args.inputs, args.lang)}
+            wanted = {passage.id for passage in _passages(args)}
             pruned = index.delete([passage.id for passage in index.passages() if passage.id not in wanted])
         total = len(index)
     if added.truncated:
@@ -65,11 +81,13 @@ def build(args: argparse.Namespace) -> int:
     return 0
 
 
-def _counted(inputs: list[Path], lang: str) -> int:
+def _counted(args: argparse.Namespace) -> int:
     """How many passages there are. Reading all of it first refuses a malformed line before any work is done."""
-    count = sum(1 for _ in _passages(inputs, lang))
+    skipped = Skipped() if args.skip_bad else None
+    count = sum(1 for _ in _passages(args, skipped))
+    complain_of_skipped(skipped)
     if count == 0:
-        raise BadInput(f"{', '.join(map(str, inputs))}: no passage in there. Expected at least one.")
+        raise BadInput(f"{', '.join(map(str, args.inputs))}: no passage in there. Expected at least one.")
     return count
 
 
@@ -95,6 +113,26 @@ def _existing(args: argparse.Namespace, encoder: Encoder | None) -> Index:
     )
 
 
-def _passages(inputs: list[Path], lang: str) -> Iterator[Passage]:
-    for path in inputs:
-        yield from read_passages(path, lang=lang)
+def _passages(args: argparse.Namespace, skipped: Skipped | None = None) -> Iterator[Passage]:
+    if args.skip_bad and skipped is None:
+        skipped = Skipped()
+    for path in args.inputs:
+        yield from read_passages(path, lang=args.lang, skipped=skipped)
+
+
+def fetch(args: argparse.Namespace) -> int:
+    """Write the sentences of the articles."""
+    from shortlist.data.wikipedia import fetch_articles
+
+    with working(f"fetching {len(args.titles)} articles"):
+        found = fetch_articles(args.titles, args.lang, contact=args.contact, api=args.api)
+    for title, final in found.redirected.items():
+        complain(f"{title} is the article {final}")
+    for title, why in found.missing.items():
+        complain(f"{title}: {why}")
+    passages = [passage for article in found.articles for passage in article.passages()]
+    if not passages:
+        raise BadInput("none of the titles has an article with text. Check their spelling and the language.")
+    write_passages(passages, args.output)
+    out().print(f"{args.output}: {len(passages):,} sentences of {len(found.articles):,} articles")
+    return 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from shortlist.data import Skipped
     from shortlist.types import Hit, Ranking
 
 Report = Callable[[int, int | None], None]
@@ -34,6 +35,14 @@ def complain(message: str) -> None:
     from rich.markup import escape
 
     Console(stderr=True, highlight=False, soft_wrap=True).print(escape(f"shortlist: {message}"))
+
+
+def complain_of_skipped(skipped: Skipped | None) -> None:
+    """On stderr: how many lines were left out, and why the first few."""
+    if skipped is not None and skipped.count:
+        complain(f"bad lines left out: {skipped.count:,}; the first of them:")
+        for message in skipped.first:
+            complain(message)
 
 
 @contextmanager
