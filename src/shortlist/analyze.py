@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -81,8 +81,12 @@ _KINDS = {
 
 _ASCII_WORD = re.compile(r"[0-9a-z][0-9a-z_-]*")
 """What `_tables` has for words, in ASCII text: faster."""
+_MARKED_TOGETHER = {"chinese": 2, "clusters": 2, "hangul": 2, "trigrams": 3}
+"""Neighbouring characters (or clusters) that must be wanted together for `matches`."""
+
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,100}")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_LETTER = re.compile(".", re.DOTALL)
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010](?=\d)|(?<=\d)[-_\u2010](?=[^\W\d_])")
 _CAMEL = re.compile(r"\b[A-Z]*+[a-z]++[A-Z][A-Za-z]*")
 _CAMEL_SIGN = re.compile(r"[A-Z](?<=[a-z].)")  # rules most texts out; starts with what is rare
@@ -178,6 +182,44 @@ class Analyzer:
         """The forms of `query_forms` one after the other."""
         return [form for forms in self.query_forms(text, langs) for form in forms]
 
+    def matches(self, text: str, wanted: Collection[str], lang: str = "") -> list[tuple[int, int]]:
+        """Where words of `text` stand that share a term with `wanted`: (start, stop) in characters, ascending, apart.
+
+        Where words are matched by neighbouring letters, as in Chinese, a place is marked if two of them (three in India's
+        scripts and Hebrew) are wanted together: single ones are everywhere. One alone counts only if nothing longer is wanted.
+        """
+        text, wanted = clean(text), frozenset(wanted)
+        lang = _primary(lang) or detect_language(text)
+        merged: list[tuple[int, int]] = []
+        for word in self._words.finditer(text):
+            for start, stop in self._marked(word.group(), wanted, lang):
+                start, stop = start + word.start(), stop + word.start()
+                if merged and start <= merged[-1][1]:
+                    merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+                else:
+                    merged.append((start, stop))
+        return merged
+
+    def _marked(self, word: str, wanted: frozenset[str], lang: str) -> Iterator[tuple[int, int]]:
+        """(start, stop) of what is to be marked in a word, ascending, perhaps overlapping."""
+        for run in self._runs.finditer(word):
+            size = _MARKED_TOGETHER.get(run.lastgroup or "")
+            if size is None or (self._plain and run.lastgroup in ("hangul", "trigrams")):
+                if not wanted.isdisjoint(self.terms(run.group(), lang)):
+                    yield run.span()
+                continue
+            letters = self._clusters if run.lastgroup == "clusters" else _LETTER
+            pieces = [run.start() + piece.start() for piece in letters.finditer(run.group())] + [run.end()]
+            size = 1 if max(map(len, wanted), default=0) == 1 else min(size, len(pieces) - 1)
+            for start, stop in zip(pieces, pieces[size:], strict=False):
+                piece = _normalise(word[start:stop]).translate(self._folding)
+                if (self._simplest(piece, lang) if run.lastgroup == "chinese" else piece) in wanted:
+                    yield start, stop
+
+    def _simplest(self, run: str, lang: str) -> str:
+        """A run of Chinese in the characters that its terms have."""
+        return run.translate(_simplified()) if self._second and lang not in _KEEP_HAN else run
+
     def _split(self, text: str) -> list[str]:
         folded = _normalise(text)
         if self._second:
@@ -200,7 +242,7 @@ class Analyzer:
             run = found.group()
             match found.lastgroup:
                 case "chinese":
-                    yield from _chinese(run.translate(_simplified()) if self._second and lang not in _KEEP_HAN else run)
+                    yield from _chinese(self._simplest(run, lang))
                 case "clusters":
                     yield from _neighbours(self._clusters.findall(run), 1, 2, 3)
                 case "hangul" if not self._plain:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from shortlist import models
+from shortlist.engines import Engine
 from shortlist.engines.native import NativeEngine
 from shortlist.errors import BadInput, ModelError
 from shortlist.models import ModelCard
@@ -26,7 +28,7 @@ TOLERANCE = 0.02
 class Encoder:
     """A bi-encoder. `load` makes one; an instance may be used by several threads at once."""
 
-    def __init__(self, folder: Path, card: ModelCard, tokenizer: Tokenizer, engine: NativeEngine) -> None:
+    def __init__(self, folder: Path, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
         self.folder, self.card = folder, card
         self._tokenizer, self._engine = tokenizer, engine
 
@@ -59,6 +61,10 @@ class Encoder:
                 f"{card.name}: the card states dims={card.dims}, the network has {engine.hidden_size}. Correct it."
             )
         return cls(folder, card, Tokenizer.load(shared), engine)
+
+    def with_engine(self, wrap: Callable[[Engine], Engine]) -> Self:
+        """The same model, its network run by `wrap(engine)`."""
+        return type(self)(self.folder, self.card, self._tokenizer, wrap(self._engine))
 
     @property
     def name(self) -> str:

@@ -156,6 +156,11 @@ class Index:
         return self._store.effort()
 
     @property
+    def committed_at(self) -> float:
+        """When the state that a search sees was published, in seconds since 1970."""
+        return self._store.committed_at()
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Languages in which the passages were analysed, sorted; "" stands for those of an unknown one."""
         return self._store.snapshot().languages

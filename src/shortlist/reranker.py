@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from shortlist import models
+from shortlist.engines import Engine
 from shortlist.engines.native import NativeEngine
 from shortlist.errors import BadInput, MissingExtra, ModelError, ModelMismatch
 from shortlist.models import ModelCard
@@ -34,7 +35,7 @@ TOLERANCE = 0.75
 class Reranker:
     """A cross-encoder with one score. `load` makes one; an instance may be used by several threads at once."""
 
-    def __init__(self, folder: Path, card: ModelCard, tokenizer: Tokenizer, engine: NativeEngine) -> None:
+    def __init__(self, folder: Path, card: ModelCard, tokenizer: Tokenizer, engine: Engine) -> None:
         self.folder, self.card = folder, card
         self._tokenizer, self._engine = tokenizer, engine
 
@@ -89,6 +90,10 @@ class Reranker:
             )
         card = card if window is None else replace(card, window=window)
         return cls(folder, card, Tokenizer.load(shared), engine)
+
+    def with_engine(self, wrap: Callable[[Engine], Engine]) -> Self:
+        """The same model, its network run by `wrap(engine)`."""
+        return type(self)(self.folder, self.card, self._tokenizer, wrap(self._engine))
 
     @property
     def name(self) -> str:
@@ -161,6 +166,10 @@ class Reranker:
         threads = self._engine.threads
         round_s = pace * float(tokens.lengths.mean())
         return threads * max(1, int(min(seconds / round_s, CHUNK_TEXTS)))
+
+    def tokens_cut(self, query: str, passages: Sequence[str]) -> IntArray:
+        """int32[n], the tokens of each pair that a score would not read; nothing is scored."""
+        return self._tokenize(checked_query(query), passages)[1]
 
     def probability(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Logits as probabilities of relevance, float64: with the card's temperature if it has one, else the plain sigmoid."""

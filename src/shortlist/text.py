@@ -438,8 +438,18 @@ def sentences(text: str, lang: str = "") -> list[str]:
     an initial, a number or a common abbreviation; in Thai, Lao, Khmer and Burmese white space ends it. `lang` is a
     BCP 47 primary tag; "" has it detected. Meant for cutting passages and for display, not for linguistics.
     """
-    spans = _sentence_spans(text, lang or detect_language(text))
-    return [sentence for start, stop in spans if (sentence := text[start:stop].strip())]
+    return [text[start:stop] for start, stop in sentence_spans(text, lang)]
+
+
+def sentence_spans(text: str, lang: str = "") -> list[tuple[int, int]]:
+    """Where each of the `sentences` starts and stops in `text`."""
+    found = []
+    for start, stop in _sentence_spans(text, lang or detect_language(text)):
+        piece = text[start:stop]
+        start += len(piece) - len(piece.lstrip())
+        if sentence := piece.strip():
+            found.append((start, start + len(sentence)))
+    return found
 
 
 def split_passages(text: str, max_chars: int = 1000, lang: str = "") -> list[str]:

@@ -239,3 +239,38 @@ def test_threads_agree() -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda text: fresh.terms(text, "en"), texts))
     assert found == [AUTO.terms(text, "en") for text in texts]
+
+
+# --- which words of a text a query meets
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "lang", "marked"),
+    [
+        ("Berlin inhabitants", "In BERLIN: 3 inhabitants, inhabited", "en", ["BERLIN", "inhabitants", "inhabited"]),
+        ("haus", "Das Haus, die Häuser.", "de", ["Haus", "Häuser"]),
+        ("柏林有多少人口？", "柏林市有352万人口，没有山", "zh", ["柏林", "人口"]),
+        ("山", "富士山は高い", "ja", ["山"]),
+        ("กรุงเทพ", "เมืองกรุงเทพมหานคร", "th", ["กรุงเทพ"]),
+        ("서울 인구", "서울의 인구, 서점", "ko", ["서울", "인구"]),
+        ("भारत की राजधानी", "नई दिल्ली भारत की राजधानी है", "hi", ["भारत", "की", "राजधानी"]),
+        ("ＡＢ-1234", "see AB-1234, not AB", "en", ["AB-1234", "AB"]),
+        ("zebra", "no such animal", "en", []),
+        ("", "a b", "en", []),
+    ],
+)
+def test_matches(query: str, text: str, lang: str, marked: list[str]) -> None:
+    spans = AUTO.matches(text, AUTO.query_terms(query, [lang]), lang)
+    assert [text[start:stop] for start, stop in spans] == marked
+
+
+@settings(deadline=None)
+@given(ANY_TEXT, ANY_TEXT, LANGS)
+def test_matches_lie_apart_and_hold_a_term(query: str, text: str, lang: str) -> None:
+    wanted = AUTO.query_terms(query, [lang])
+    end = -1
+    for start, stop in AUTO.matches(text, wanted, lang):
+        assert end < start < stop <= len(text)
+        assert AUTO.terms(text[start:stop], lang)
+        end = stop
+    assert bool(AUTO.matches(text, [], lang)) is False

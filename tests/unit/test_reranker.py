@@ -25,6 +25,30 @@ def reranker(request, tiny_reranker_folder, tiny_xlmr_reranker_folder) -> Rerank
     return Reranker.load({"bert": tiny_reranker_folder, "xlmr": tiny_xlmr_reranker_folder}[request.param], threads=2)
 
 
+def test_tokens_cut_are_those_of_a_score(reranker):
+    np.testing.assert_array_equal(reranker.tokens_cut(QUERY, PASSAGES), reranker.score_counted(QUERY, PASSAGES)[1])
+
+
+def test_another_engine_gets_all_the_work(reranker):
+    seen = []
+
+    class Watching:
+        def __init__(self, engine):
+            self.engine = engine
+
+        def __getattr__(self, name):
+            return getattr(self.engine, name)
+
+        def run(self, tokens, pooling):
+            seen.append((len(tokens), pooling))
+            return self.engine.run(tokens, pooling)
+
+    other = reranker.with_engine(Watching)
+    np.testing.assert_array_equal(other.score(QUERY, PASSAGES), reranker.score(QUERY, PASSAGES))
+    assert seen == [(5, "score")]
+    assert (other.name, other.max_tokens) == (reranker.name, reranker.max_tokens)
+
+
 def test_scores(reranker):
     scores, cut = reranker.score_counted(QUERY, PASSAGES)
     assert scores.shape == (5,)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shortlist.errors import BadInput
-from shortlist.text import clean, detect_language, detect_languages, sentences, split_passages
+from shortlist.text import clean, detect_language, detect_languages, sentence_spans, sentences, split_passages
 
 ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from(" \n\t.。!？।่́ "), max_size=300)
 
@@ -116,6 +116,9 @@ def test_sentences_lose_nothing_but_white_space(text: str, lang: str) -> None:
     found = sentences(text, lang)
     assert without_space("".join(found)) == without_space(text)
     assert all(sentence == sentence.strip() != "" for sentence in found)
+    spans = sentence_spans(text, lang)
+    assert [text[start:stop] for start, stop in spans] == found
+    assert sorted(spans) == spans
 
 
 @given(ANY_TEXT, st.integers(1, 80), st.sampled_from(["", "en", "th", "zh"]))

@@ -32,6 +32,7 @@ HOME = {
     "rerank": "modelling",
     "models": "modelling",
     "train": "training",
+    "serve": "serving",
     "mcp": "agents",
     "doctor": "machine",
 }

@@ -25,6 +25,9 @@ PACKAGES = (
     "ir-measures",
     "pytrec-eval-terrier",
     "matplotlib",
+    "fastapi",
+    "uvicorn",
+    "prometheus-client",
 )
 
 

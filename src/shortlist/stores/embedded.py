@@ -348,6 +348,11 @@ class EmbeddedStore:
         self._source = _opened(self.path, False)
         return True
 
+    def committed_at(self) -> float:
+        """When the newest snapshot was published, in seconds since 1970."""
+        self.snapshot()  # follows a compaction
+        return (self.home / "published").stat().st_mtime
+
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that the index holds, as the writer sees it."""
         return self._truth.known(ids)

@@ -1,0 +1,173 @@
+"""The HTTP service under load on loopback: throughput, latency, refusals and memory. It stops by itself.
+
+    python bench/load.py my.idx                                1, 8, 64, 256 clients on embeddings, rerank and search
+    python bench/load.py my.idx --seconds 10 -o bench/results/load.json
+    python bench/load.py my.idx --flat 100000                  memory over so many requests, nothing else
+
+It starts `shortlist serve` as a process of its own with a queue of --max-queue tokens. Every client is one kept connection that
+sends its next request when the answer to the last has come; after a 429 it waits a tenth of the time that it was told. Queries
+and texts are those of the index, different ones each time. Client and server share the machine's processors: the figures are
+those of both together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from shortlist import Index, __version__
+
+CLIENTS = (1, 8, 64, 256)
+PATIENCE_S = 120
+
+
+def requests(texts: list[str], reranker: str) -> dict[str, list[bytes]]:
+    """Endpoint -> requests of one kind, as bytes."""
+    queries = [" ".join(text.split()[:8])[:60] for text in texts]
+    bodies = {
+        "/v1/embeddings": [{"input": text, "encoding_format": "base64"} for text in texts],
+        "/v1/rerank": [
+            {"model": reranker, "query": query, "documents": (texts[i:] + texts)[:10]} for i, query in enumerate(queries)
+        ],
+        "/v1/search": [{"query": query, "k": 5, "candidates": 10} for query in queries],
+    }
+    return {path: [request(path, body) for body in some] for path, some in bodies.items()}
+
+
+def request(path: str, body: object) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+async def client(port: int, source, results: list[tuple[int, float]], go_on) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while go_on():
+            start = time.perf_counter()
+            writer.write(next(source))
+            head = await reader.readuntil(b"\r\n\r\n")
+            (length,) = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)
+            await reader.readexactly(int(length))
+            status = int(head[9:12])
+            results.append((status, time.perf_counter() - start))
+            if status == 429:
+                (wait,) = re.findall(rb"(?i)\r\nretry-after: (\d+)", head)
+                await asyncio.sleep(int(wait) / 10)
+    finally:
+        writer.close()
+
+
+async def storm(port: int, kinds: list[bytes], clients: int, seconds: float) -> dict[str, float]:
+    """`clients` ask for `seconds`."""
+    source, results, end = itertools.cycle(kinds), [], time.monotonic() + seconds
+    start = time.perf_counter()
+    outcomes = await asyncio.gather(
+        *(client(port, source, results, lambda: time.monotonic() < end) for _ in range(clients)), return_exceptions=True
+    )
+    took = time.perf_counter() - start
+    served = np.array([seconds for status, seconds in results if status == 200] or [np.nan])
+    statuses = Counter(status for status, _ in results)
+    broken = sum(isinstance(one, BaseException) for one in outcomes)
+    return {
+        "clients": clients,
+        "per_s": round(statuses[200] / took, 1),
+        "p50_ms": round(float(np.percentile(served, 50)) * 1000, 1),
+        "p99_ms": round(float(np.percentile(served, 99)) * 1000, 1),
+        "ok": statuses[200],
+        "busy_429": statuses[429],
+        "errors": sum(statuses.values()) - statuses[200] - statuses[429] + broken,
+    }
+
+
+async def flat(port: int, kinds: list[bytes], total: int, memory) -> list[tuple[int, float]]:
+    """(requests so far, MiB) at ten points of `total` requests by eight clients."""
+    source, results = itertools.cycle(kinds), []
+    points = [(0, memory())]
+    for part in range(1, 11):
+        upto = total * part // 10
+        await asyncio.gather(*(client(port, source, results, lambda upto=upto: len(results) < upto) for _ in range(8)))
+        points.append((len(results), memory()))
+    assert {status for status, _ in results} == {200}
+    return points
+
+
+def rss_mib(pid: int) -> float:
+    (kib,) = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return round(int(kib) / 1024, 1)
+
+
+def start(index: Path, options: list[str]) -> tuple[subprocess.Popen[str], int]:
+    command = [sys.executable, "-m", "shortlist", "serve", str(index), "--port", "0", *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    first = server.stderr.readline()
+    threading.Thread(target=lambda: server.stderr.read(), daemon=True).start()
+    return server, int(first.rsplit(":", 1)[1])
+
+
+def measure(server: subprocess.Popen[str], port: int, args: argparse.Namespace) -> dict[str, object]:
+    with Index.open(args.index) as index:
+        texts = [passage.content for passage in itertools.islice(index.passages(), 200)]
+    kinds = requests(texts, "")
+    asyncio.run(storm(port, [one for some in kinds.values() for one in some[:20]], 1, 1))  # everything is loaded and mapped
+    if args.flat:
+        points = asyncio.run(
+            flat(port, [r for some in zip(*kinds.values(), strict=True) for r in some], args.flat, lambda: rss_mib(server.pid))
+        )
+        return {"memory_mib": points}
+    table = {}
+    before = rss_mib(server.pid)
+    for path, some in kinds.items():
+        table[path] = [asyncio.run(storm(port, some, clients, args.seconds)) for clients in args.clients]
+        for row in table[path]:
+            print(path, row, file=sys.stderr)
+    return {"endpoints": table, "memory_mib": {"before": before, "after": rss_mib(server.pid)}}
+
+
+def markdown(report: dict) -> str:
+    lines = ["| endpoint | clients | requests/s | p50 ms | p99 ms | ok | 429 | other |", "|---|---|---|---|---|---|---|---|"]
+    for path, rows in report.get("endpoints", {}).items():
+        for row in rows:
+            values = (row[name] for name in ("clients", "per_s", "p50_ms", "p99_ms", "ok", "busy_429", "errors"))
+            lines.append(f"| {path} | {' | '.join(map(str, values))} |")
+    return "\n".join([*lines, "", f"Memory (MiB): {report['memory_mib']}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--seconds", type=float, default=5, help="of each cell of the table")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--max-queue", type=int, default=1 << 18)
+    parser.add_argument("--flat", type=int, metavar="N", help="memory over N requests")
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    server, port = start(args.index, ["--max-queue", str(args.max_queue)])
+    try:
+        report = measure(server, port, args)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(PATIENCE_S)
+    report |= {"shortlist": __version__, "python": platform.python_version(), "index": args.index.name}
+    print(markdown(report))
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
