@@ -25,7 +25,7 @@ def commands():
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_the_commands_parse(words):
-    args = cli.build_parser().parse_args(words[1:])
+    args = cli.parse(words[1:])
     assert callable(args.verb)
 
 

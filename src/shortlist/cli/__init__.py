@@ -73,8 +73,7 @@ def run() -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    words = _with_one_verb(list(sys.argv[1:] if argv is None else argv))
-    args = build_parser(words[0] if words else "").parse_args(words)
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         status: int = args.verb(args)
         sys.stdout.flush()
@@ -91,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted; what was committed before stays")
         return 130
     return status
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command. Exits with status 2 for wrong usage."""
+    words = _with_one_verb(list(argv))
+    return build_parser(words[0] if words else "").parse_args(words)
 
 
 def _with_one_verb(words: list[str]) -> list[str]:
