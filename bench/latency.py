@@ -13,6 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -22,21 +23,10 @@ import numpy as np
 import shortlist as sl
 from shortlist.data import read_queries
 from shortlist.engines import native
+from shortlist.latency import measure_latency
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("analyze_ms", "bm25_ms", "encode_ms", "dense_ms", "fuse_ms", "rerank_ms", "total_ms")
-
-
-def warm(search: sl.Pipeline, queries: list[str], first: str, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every search after one round of warm-up, by stage."""
-    for query in queries:
-        search(query, first=first)
-    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    for _ in range(rounds):
-        for query in queries:
-            for stage, ms in search(query, first=first).timings.items():
-                found[stage].append(ms)
-    return found
 
 
 def cold(index: Path, query: str, rerank: str, rounds: int) -> list[float]:
@@ -76,8 +66,8 @@ def main() -> None:
             "|" + " --- |" * (len(STAGES) + 1),
         ]
         for name, (search, first) in systems.items():
-            times = warm(search, queries, first, args.rounds)
-            cells = (f"{np.percentile(t, 50):.2f} / {np.percentile(t, 99):.2f}" if t else "" for t in times.values())
+            times = measure_latency(partial(search, first=first), queries, rounds=args.rounds).stages  # type: ignore[arg-type]
+            cells = (f"{times[s][50]:.2f} / {times[s][99]:.2f}" if s in times else "" for s in STAGES)
             lines.append(f"| {name} | {' | '.join(cells)} |")
     lines.append("")
     for rerank in ("none", "L-6"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {"sum": {"bm25": 0.5, "dense
 DEFAULT_RESCORE = 20
 _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
 
 
@@ -594,3 +596,25 @@ def _checked_id(name: str, place: int | None = None) -> str:
     if clean(name, where) != name:
         raise BadInput(f"{where} is {name!r}: control characters cannot stand in an id.")
     return name
+
+
+def named_paths(texts: Sequence[str]) -> dict[str, Path]:
+    """Name -> path of each `NAME=PATH`, or of a path alone, whose name is that of the folder without its ending.
+
+    Raises BadInput for a name that cannot stand in an address, and for one that stands twice.
+    """
+    paths: dict[str, Path] = {}
+    for text in texts:
+        before, equals, after = text.partition("=")
+        named = bool(equals) and _NAME.fullmatch(before) is not None
+        path = Path(after if named else text)
+        name = before if named else path.resolve().stem
+        if not _NAME.fullmatch(name):
+            raise BadInput(
+                f"{name!r} cannot be the name of an index: expected at most 64 of A-Z a-z 0-9 . _ -, first a letter or digit. "
+                f"Write NAME={path}"
+            )
+        if name in paths:
+            raise BadInput(f"two indexes have the name {name!r}. Give one of them another: NAME={path}")
+        paths[name] = path
+    return paths

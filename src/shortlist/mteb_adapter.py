@@ -127,14 +127,17 @@ class MtebSearch:
 
     def _ordered(self, index: Index, query: str, ids: Sequence[str]) -> Sequence[Hit]:
         """The given passages, best first: those that the first stage does not find last."""
-        wanted = dict.fromkeys(ids)
-        ranking = index.search(query, k=max(1, len(index)), first=None if self._first == "none" else self._first)
-        hits = [hit for hit in ranking if hit.id in wanted]
+        wanted = list(dict.fromkeys(ids))
+        if not wanted:
+            return ()
+        first = None if self._first == "none" else self._first
+        ranking = index.search(query, k=len(wanted), first=first, where={"id": {"in": wanted}})
+        found, hits = set(ranking.ids), list(ranking)
         floor = min((hit.score for hit in hits), default=0.0)
-        for place, passage_id in enumerate(wanted.keys() - {hit.id for hit in hits}, 1):
-            hits.append(Hit(passage_id, floor - place, index.get(passage_id)))
+        others = (passage_id for passage_id in wanted if passage_id not in found)
+        hits += [Hit(passage_id, floor - place, index.get(passage_id)) for place, passage_id in enumerate(others, 1)]
         ranking = replace(ranking, hits=tuple(hits))
-        return ranking.hits if self.reranker is None or not hits else rerank(ranking, [(self.reranker, len(hits))]).hits
+        return ranking.hits if self.reranker is None else rerank(ranking, [(self.reranker, len(hits))]).hits
 
     def close(self) -> None:
         """Give back the index and its folder."""

@@ -32,6 +32,10 @@ class Passage:
         """Title and text as one string: what is analysed, encoded and reranked."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
+    def as_json(self) -> dict[str, Json]:
+        """Its fields by name, for a JSON object."""
+        return {"id": self.id, "title": self.title, "text": self.text, "lang": self.lang, "meta": dict(self.meta)}
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:

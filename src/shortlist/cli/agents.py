@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from shortlist.cli.show import complain, example
-from shortlist.errors import BadInput
-from shortlist.index import Index
+from shortlist.index import Index, named_paths
 from shortlist.mcp import build
 from shortlist.pipeline import Pipeline
 from shortlist.reranker import FAMILY, Reranker
@@ -25,7 +23,7 @@ def add_verbs(verbs: Any) -> None:
         "streamable HTTP at /mcp on this machine.",
         **example("shortlist mcp my.idx    or    shortlist mcp my.idx wiki.idx --http --port 8642"),
     )
-    parser.add_argument("indexes", type=Path, nargs="+", metavar="IDX", help="an index; its name is that of its folder")
+    parser.add_argument("indexes", nargs="+", metavar="IDX", help="an index, or NAME=PATH; its name is else that of its folder")
     parser.add_argument(
         "--rerank", default=FAMILY.default, metavar="SIZE", help="a size, a name, a folder, or none (default: %(default)s)"
     )
@@ -39,10 +37,8 @@ def add_verbs(verbs: Any) -> None:
 def run_mcp(args: argparse.Namespace) -> int:
     """Serve until the agent closes its end, or Ctrl-C."""
     reranker = None if args.rerank == "none" else Reranker.load(args.rerank, threads=args.threads)
-    names = [path.resolve().name.removesuffix(".idx") for path in args.indexes]
-    if len(set(names)) != len(names):
-        raise BadInput(f"two of the indexes have one name ({', '.join(names)}). Rename a folder.")
-    server = build({name: Pipeline(Index.open(path), reranker) for name, path in zip(names, args.indexes, strict=True)})
+    indexes = {name: Index.open(path) for name, path in named_paths(args.indexes).items()}
+    server = build({name: Pipeline(index, reranker) for name, index in indexes.items()})
     if args.http:
         complain(f"tools at http://{args.host}:{args.port}/mcp; Ctrl-C ends it")
         server.run("streamable-http", host=args.host, port=args.port)

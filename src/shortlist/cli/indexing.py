@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,10 @@ def build(args: argparse.Namespace) -> int:
     with _opened(args) as index:
         store = index.upsert if args.update or args.prune else index.add
         with progress(f"indexing {args.output.name}", "passages") as report:
-            added = store(_passages(args), progress=lambda done, _: report(done, expected))
+            wanted: set[str] = set()
+            passages = _noted(_passages(args), wanted) if args.prune else _passages(args)
+            added = store(passages, progress=lambda done, _: report(done, expected))
         if args.prune:
-            wanted = {passage.id for passage in _passages(args)}
             pruned = index.delete([passage.id for passage in index.passages() if passage.id not in wanted])
         total = len(index)
     if added.truncated:
@@ -118,6 +119,13 @@ def _passages(args: argparse.Namespace, skipped: Skipped | None = None) -> Itera
         skipped = Skipped()
     for path in args.inputs:
         yield from read_passages(path, lang=args.lang, skipped=skipped)
+
+
+def _noted(passages: Iterable[Passage], ids: set[str]) -> Iterator[Passage]:
+    """The same passages, their ids put into `ids`."""
+    for passage in passages:
+        ids.add(passage.id)
+        yield passage
 
 
 def fetch(args: argparse.Namespace) -> int:

@@ -124,10 +124,5 @@ def ranking_json(ranking: Ranking, k: int) -> dict[str, Any]:
 
 def hit_json(hit: Hit) -> dict[str, Any]:
     """A hit as a JSON object with its passage inside."""
-    passage = hit.passage
-    body = (
-        {}
-        if passage is None
-        else {"title": passage.title, "text": passage.text, "lang": passage.lang, "meta": dict(passage.meta)}
-    )
-    return {"id": hit.id, "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks), **body}
+    passage = {} if hit.passage is None else hit.passage.as_json()
+    return {"id": hit.id, "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks), **passage}

@@ -21,6 +21,7 @@ from shortlist.models.weights import Array, read_folder
 BITS = (8, 4)
 _STEP = 1 << 14  # rows of a table at a time
 _WEIGHT_FILES = (".safetensors", ".bin", ".onnx", ".gguf", ".h5", ".msgpack", ".pt", ".ot")
+_MEASURED = (".md", ".png", ".svg")  # a README tells of other weights
 
 
 def pack(source: Path, target: Path, *, bits: int = 8) -> Path:
@@ -49,9 +50,13 @@ def pack(source: Path, target: Path, *, bits: int = 8) -> Path:
 
 
 def _copy_settings(source: Path, folder: Path) -> None:
-    """Every file but the weights."""
+    """Every file but the weights, and what was measured with them."""
     for path in source.rglob("*"):
-        if path.is_file() and path.suffix not in _WEIGHT_FILES and not path.name.endswith((".index.json", "card.json")):
+        if (
+            path.is_file()
+            and path.suffix not in (*_WEIGHT_FILES, *_MEASURED)
+            and not path.name.endswith((".index.json", "card.json"))
+        ):
             copy = folder / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)

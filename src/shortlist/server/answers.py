@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from shortlist.analyze import Analyzer
 from shortlist.reranker import Reranker
 from shortlist.server.indexes import Question, ServedIndex
 from shortlist.text import detect_language, sentence_spans
@@ -17,10 +19,11 @@ def answer(served: ServedIndex, question: Question, *, highlights: bool, explain
     ranking = served.search(question)
     hits = [_hit(hit) for hit in ranking]
     reranker = served.reranker if ranking.scored else None
+    wanted = served.analyzer.query_terms(ranking.query, served.index.languages) if highlights else []
     for hit, shown in zip(ranking, hits, strict=True):
         assert hit.passage is not None
         if highlights:
-            shown["highlights"] = _highlights(served, ranking.query, hit.passage)
+            shown["highlights"] = _highlights(served.analyzer, wanted, hit.passage)
         if explain and served.reranker is not None:
             shown["explain"] = _deciding(served.reranker, ranking.query, hit.passage)
     for shown, cut in zip(hits, _tokens_cut(reranker, ranking), strict=True):
@@ -38,27 +41,15 @@ def answer(served: ServedIndex, question: Question, *, highlights: bool, explain
     }
 
 
-def passage_json(passage: Passage) -> dict[str, Any]:
-    """A passage as it came in."""
-    return {
-        "id": passage.id,
-        "title": passage.title,
-        "text": passage.text,
-        "lang": passage.lang,
-        "meta": dict(passage.meta),
-    }
-
-
 def _hit(hit: Hit) -> dict[str, Any]:
     assert hit.passage is not None
-    return {**passage_json(hit.passage), "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks)}
+    return {**hit.passage.as_json(), "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks)}
 
 
-def _highlights(served: ServedIndex, query: str, passage: Passage) -> dict[str, list[tuple[int, int]]]:
-    """Character ranges of title and text whose words share a term with the query."""
-    wanted = served.analyzer.query_terms(query, served.index.languages)
+def _highlights(analyzer: Analyzer, wanted: Collection[str], passage: Passage) -> dict[str, list[tuple[int, int]]]:
+    """Character ranges of title and text whose words have one of the wanted terms."""
     lang = passage.lang or detect_language(passage.content)
-    return {part: served.analyzer.matches(getattr(passage, part), wanted, lang) for part in ("title", "text")}
+    return {part: analyzer.matches(getattr(passage, part), wanted, lang) for part in ("title", "text")}
 
 
 def _deciding(reranker: Reranker, query: str, passage: Passage) -> dict[str, Any] | None:

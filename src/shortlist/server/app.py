@@ -29,7 +29,7 @@ from shortlist.errors import BadInput, ShortlistError
 from shortlist.index import Added
 from shortlist.reranker import Reranker
 from shortlist.server import dialects as wire
-from shortlist.server.answers import answer, passage_json
+from shortlist.server.answers import answer
 from shortlist.server.dialects import Answer
 from shortlist.server.guard import OPEN, App, Guard, Key
 from shortlist.server.indexes import Question, ServedIndex, Shelf
@@ -234,7 +234,7 @@ class Service:
         """Passages by id: ?id=a&id=b."""
         served = self._shelf.index(name)
         found, missing = await self._work(request, lambda: served.get(id), 1, Ticket())
-        return Answer({"object": "list", "data": [passage_json(passage) for passage in found], "missing": missing})
+        return Answer({"object": "list", "data": [passage.as_json() for passage in found], "missing": missing})
 
     async def store_passages(self, request: Request, name: str, body: wire.PassagesBody) -> Response:
         """Store passages; they are durable and searchable when the reply comes."""
@@ -255,7 +255,8 @@ class Service:
         added, total = await self._work(request, work, tokens, Ticket(), writes=True)
         if added.truncated:
             self._metrics.truncated(encoder.name, added.truncated)
-        return Answer({"stored": added.count, "truncated": added.truncated, "passages": total})
+        stored = added.count + added.replaced + added.unchanged
+        return Answer({"stored": stored, "truncated": added.truncated, "passages": total})
 
     async def delete_passages(self, request: Request, name: str, body: wire.DeleteBody) -> Response:
         """Delete passages by id (all or none) or by a filter."""

@@ -284,7 +284,7 @@ class PassagesReply(BaseModel):
 
 
 class StoredReply(BaseModel):
-    """What was stored; `truncated` passages were cut for the encoder."""
+    """How many of the given passages the index holds now, new or not; `truncated` ones were cut for the encoder."""
 
     stored: int
     truncated: int

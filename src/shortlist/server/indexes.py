@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from shortlist.analyze import Analyzer, analyzer
 from shortlist.encoder import Encoder
 from shortlist.engines import Engine
 from shortlist.errors import BadInput, ModelNotFound
-from shortlist.index import Added, Index
+from shortlist.index import Added, Index, named_paths
 from shortlist.pipeline import CANDIDATES, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.server.metrics import Metrics
@@ -27,7 +26,6 @@ from shortlist.types import Json, Passage, Ranking
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SAMPLED = 1000  # passages whose metadata is looked at for the list of fields
 _VALUES = 20
 _VALUE_CHARS = 64
@@ -80,18 +78,17 @@ class ServedIndex:
     def search(self, question: Question) -> Ranking:
         """The ranking. Raises BadInput as `Pipeline` and `Index.search` do."""
         strategy = self.strategy(question)
-        where: dict[str, Any] = {} if question.where is None else {"where": question.where}
         if strategy not in ("two-stage", "rerank"):
-            return self.index.search(question.query, question.k, first=strategy, **where)  # type: ignore[arg-type]
+            return self.index.search(question.query, question.k, first=strategy, where=question.where)  # type: ignore[arg-type]
         if strategy == "rerank":
-            return self._pipeline(question.query, k=question.k, first="none", **where)
+            return self._pipeline(question.query, k=question.k, first="none", where=question.where)
         return self._pipeline(
             question.query,
             k=question.k,
             candidates=question.candidates or max(CANDIDATES, question.k),
             first=question.first,  # type: ignore[arg-type]
             max_ms=question.max_ms,
-            **where,
+            where=question.where,
         )
 
     def pairs(self, question: Question) -> int:
@@ -231,7 +228,7 @@ class Shelf:
                 reranker = Reranker.load(rerank, threads=threads)
                 self.reranker = reranker.with_engine(self._shared(reranker.name))
                 self.metrics.model(reranker.card, reranker.max_tokens)
-            for name, path in _named(paths).items():
+            for name, path in named_paths(paths).items():
                 self.indexes[name] = ServedIndex(name, path, self._encoder_of(path), self.reranker, self.limits.writer_idle_s)
         except BaseException:
             self.close()
@@ -304,22 +301,3 @@ def _unknown_model(name: str | None, known: Mapping[str, object] | Sequence[str]
     if not known:
         return UnknownName(f"no {kind} is served here. Start the server with {option}.")
     return UnknownName(f"{kind} {name!r:.80} is not served here. Use one of: {', '.join(known)}.")
-
-
-def _named(texts: Sequence[str]) -> dict[str, Path]:
-    """Name -> path of each `NAME=PATH`, or of a path alone, whose name is that of the folder without its ending."""
-    paths: dict[str, Path] = {}
-    for text in texts:
-        before, equals, after = text.partition("=")
-        named = bool(equals) and _NAME.fullmatch(before) is not None
-        path = Path(after if named else text)
-        name = before if named else path.resolve().stem
-        if not _NAME.fullmatch(name):
-            raise BadInput(
-                f"{name!r} cannot be the name of an index: expected at most 64 of A-Z a-z 0-9 . _ -, first a letter or digit. "
-                f"Write NAME={path}"
-            )
-        if name in paths:
-            raise BadInput(f"two indexes have the name {name!r}. Give one of them another: NAME={path}")
-        paths[name] = path
-    return paths
