@@ -60,5 +60,16 @@ ALWAYS_INLINE void transpose_block(const float* const (&rows)[kLanes], ptrdiff_t
     }
 }
 
+// The outputs first..first+15 of a row, from their integer sums.
+ALWAYS_INLINE void write_outputs(const Int8Weights& weights, const Int8Rows& rows, int first, int row, __m512i sums,
+                                 const float* residual, float* out, ptrdiff_t stride) {
+    const __m512 scale = _mm512_mul_ps(_mm512_load_ps(weights.scales + first), all(rows.scales[row]));
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, _mm512_set1_epi32(rows.offsets[row])));
+    __m512 value = _mm512_fmadd_ps(sum, scale, _mm512_load_ps(weights.bias + first));
+    const ptrdiff_t at = row * stride + first;
+    if (residual) value = _mm512_add_ps(value, _mm512_load_ps(residual + at));
+    _mm512_store_ps(out + at, value);
+}
+
 }   // namespace
 }   // namespace shortlist

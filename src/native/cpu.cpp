@@ -27,6 +27,17 @@ static bool has_avx512vnni() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
+
+#if defined(SHORTLIST_AMX)
+// What the processor has and the system saves; whether this process may use it, amx_kernels() finds out.
+static bool has_amx() {
+    unsigned a = 0, b = 0, c = 0, d = 0, saved = 0, high = 0;
+    constexpr unsigned tiles_and_int8 = 3u << 24, tile_registers = 3u << 17;
+    if (!has_avx512vnni() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles_and_int8) != tiles_and_int8) return false;
+    asm("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    return (saved & tile_registers) == tile_registers;
+}
+#endif
 #elif defined(__aarch64__) && defined(__APPLE__)
 static bool has_dot_product() {
     int there = 0;
@@ -41,6 +52,9 @@ std::vector<const Kernels*> available_kernels() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
+#if defined(SHORTLIST_AMX)
+    if (has_amx() && amx_kernels()) found.push_back(amx_kernels());
+#endif
     if (has_avx512vnni()) found.push_back(&avx512vnni_kernels());
 #if defined(SHORTLIST_AVXVNNI)
     if (has_avxvnni()) found.push_back(&avxvnni_kernels());

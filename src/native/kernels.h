@@ -151,6 +151,8 @@ const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avxvnni_kernels();   // where the assembler knows them
 const Kernels& avx512vnni_kernels();
+const Kernels* amx_kernels();          // null unless the system grants the tiles and they compute what they should
+const Kernels& plain_tile_kernels();   // the same with loops for the tile instructions: what they must give, and slow
 void attention_int16_avx512(const AttentionHead& head);
 void bit_dots_avx512(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out);   // needs VPOPCNTDQ
 #elif defined(__aarch64__)

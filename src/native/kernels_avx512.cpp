@@ -128,17 +128,9 @@ void linear_tile_int8(const Int8Weights& weights, const Int8Rows& rows, int firs
                         rows.values + static_cast<ptrdiff_t>(row) * weights.inputs, weights.inputs, sums);
     UNROLL
     for (int r = 0; r < Rows; r++) {
-        const __m512i offset = _mm512_set1_epi32(rows.offsets[row + r]);
-        const __m512 row_scale = all(rows.scales[row + r]);
-        const ptrdiff_t at = (row + r) * stride + first;
         UNROLL
-        for (int j = 0; j < kVectors; j++) {
-            const __m512 scale = _mm512_mul_ps(_mm512_load_ps(weights.scales + first + kLanes * j), row_scale);
-            const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][j], offset));
-            __m512 value = _mm512_fmadd_ps(sum, scale, _mm512_load_ps(weights.bias + first + kLanes * j));
-            if (residual) value = _mm512_add_ps(value, _mm512_load_ps(residual + at + kLanes * j));
-            _mm512_store_ps(out + at + kLanes * j, value);
-        }
+        for (int j = 0; j < kVectors; j++)
+            write_outputs(weights, rows, first + kLanes * j, row + r, sums[r][j], residual, out, stride);
     }
 }
 

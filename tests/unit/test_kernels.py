@@ -12,7 +12,7 @@ import pytest
 from shortlist.engines.native import available_instruction_sets
 
 ROOT = Path(__file__).parents[2]
-BEST_FIRST = ["avx512vnni", "avxvnni", "avx2", "neon", "portable"]
+BEST_FIRST = ["amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable"]
 
 
 def test_instruction_sets_are_listed_best_first() -> None:
@@ -35,4 +35,6 @@ def test_kernels_agree_with_the_portable_ones() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     tested = [line.split(":")[0] for line in done.stdout.splitlines()]
-    assert tested == available_instruction_sets()
+    available = available_instruction_sets()
+    plain_tiles = ["amx in plain loops"] * ("avx512vnni" in available)  # unless the assembler is older than AMX
+    assert tested in (available + plain_tiles, available)
