@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,35 @@ def merge_terms(
     parts: list[tuple[Any, ...]],
 ) -> tuple[
     npt.NDArray[np.uint64], npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]
+]: ...
+
+# words of texts (bind_text.cpp)
+
+class WordTerms:
+    def __init__(self, words: int, longest: int) -> None: ...
+    def terms(self, folded: str, analyse: Callable[[str, str], tuple[str, ...]], lang: str) -> list[str]: ...
+
+class Ballot:
+    def __init__(
+        self,
+        languages: int,
+        words: dict[str, list[int]],
+        endings: dict[str, list[int]],
+        letters: dict[str, list[int]],
+        ending: float,
+        letter: float,
+    ) -> None: ...
+    def votes(self, sample: str, found: list[str]) -> list[float]: ...
+
+def invert_terms(
+    texts: list[Sequence[str]],
+) -> tuple[
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint32],
 ]: ...
 
 # Unigram tokenizer (bind_unigram.cpp)

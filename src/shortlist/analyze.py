@@ -47,6 +47,7 @@ from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
+from shortlist._native import WordTerms
 from shortlist.errors import BadInput
 from shortlist.text import clean, detect_language
 
@@ -79,8 +80,6 @@ _KINDS = {
 }
 """Characters of the scripts whose words are not stemmed, by what is done with them."""
 
-_ASCII_WORD = re.compile(r"[0-9a-z][0-9a-z_-]*")
-"""What `_tables` has for words, in ASCII text: faster."""
 _MARKED_TOGETHER = {"chinese": 2, "clusters": 2, "hangul": 2, "trigrams": 3}
 """Neighbouring characters (or clusters) that must be wanted together for `matches`."""
 
@@ -148,6 +147,7 @@ class Analyzer:
         self._plain, self._second = name == "plain/1", name == "auto/2"
         self._words, self._runs, self._clusters, self._folding = _tables()
         self._known: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._ascii: dict[str, WordTerms] = {}
         self._stemmers: dict[str, Callable[[str], str]] = {}
         self._lock = Lock()
 
@@ -158,9 +158,12 @@ class Analyzer:
         """
         text = clean(text)
         lang = _primary(lang) or detect_language(text)
+        folded = self._folded(text)
+        if folded.isascii():
+            return self._ascii.setdefault(lang, WordTerms(_CACHED_WORDS, _LONGEST_WORD)).terms(folded, self._analyse, lang)
         known = self._known.setdefault(lang, {})
         terms: list[str] = []
-        for word in self._split(text):
+        for word in self._words.findall(folded):
             found = known.get(word)
             terms += self._analyse(word, lang) if found is None else found
         return terms
@@ -221,11 +224,15 @@ class Analyzer:
         return run.translate(_simplified()) if self._second and lang not in _KEEP_HAN else run
 
     def _split(self, text: str) -> list[str]:
+        return self._words.findall(self._folded(text))
+
+    def _folded(self, text: str) -> str:
+        """What a text is cut into words from."""
         folded = _normalise(text)
         if self._second:
             folded = _numbers(folded)
             folded += _compounds(folded)
-        return (_ASCII_WORD if folded.isascii() else self._words).findall(folded)
+        return folded
 
     def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
         parts = _parts(word, whole=self._second)

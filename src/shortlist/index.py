@@ -38,6 +38,7 @@ FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {"sum": {"bm25": 0.5, "dense
 DEFAULT_RESCORE = 20
 _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
+_STRICT_JSON = json.JSONEncoder(allow_nan=False)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
 
@@ -582,7 +583,7 @@ def _checked(passage: Passage, place: int) -> Passage:
 
 def _check_metadata(meta: Mapping[str, Json], where: str) -> None:
     try:
-        kept = json.loads(json.dumps(dict(meta), allow_nan=False))
+        kept = json.loads(_STRICT_JSON.encode(dict(meta)))
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"{where}: JSON cannot hold its metadata ({error}).") from error
     if kept != meta:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final
 
+from shortlist._native import Ballot
 from shortlist.errors import BadInput
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -368,6 +369,8 @@ def _winner(votes: Mapping[str, float]) -> str:
 
 
 def _main_script(sample: str) -> str:
+    if sample.isascii():
+        return "Latn" if _ASCII_LETTER.search(sample) else ""
     counts: Counter[str] = Counter()
     for char, times in Counter(sample).items():
         script = _script(ord(char))
@@ -387,31 +390,29 @@ def _script(code: int) -> str:
     return _SCRIPT_RANGES[at][2]
 
 
+_ASCII_LETTER = re.compile("[a-z]")
+_ASCII_WORD = re.compile("[a-z]+")
+"""`_WORD` in lower-case ASCII text: faster."""
 _WORD = re.compile(r"[^\W\d_](?:[^\W\d_]|[\u0300-\u036f\u0900-\u0903\u093a-\u094f])*")
 
 
 @cache
-def _owners(script: str) -> tuple[dict[str, list[str]], ...]:
-    """Common word, ending and letter -> the languages that have it."""
-    tables: tuple[dict[str, list[str]], ...] = ({}, {}, {letter: langs.split() for letter, langs in _LETTERS[script].items()})
-    for table, source in zip(tables, (_COMMON_WORDS, _ENDINGS), strict=False):
+def _ballot(script: str) -> Ballot:
+    """Counts common words, endings and letters for the languages of a script, in the order of `_COMMON_WORDS`."""
+    number = {lang: place for place, lang in enumerate(_COMMON_WORDS[script])}
+    words, endings = ({}, {})  # type: dict[str, list[int]], dict[str, list[int]]
+    for table, source in ((words, _COMMON_WORDS), (endings, _ENDINGS)):
         for lang, listed in source[script].items():
             for word in dict.fromkeys(listed.split()):
-                table.setdefault(word, []).append(lang)
-    return tables
+                table.setdefault(word, []).append(number[lang])
+    letters = {letter: [number[lang] for lang in langs.split()] for letter, langs in _LETTERS[script].items()}
+    return Ballot(len(number), words, endings, letters, _ENDING_WEIGHT, _LETTER_WEIGHT)
 
 
 def _vote(sample: str, script: str) -> dict[str, float]:
     """The evidence for each language of a script; a word, ending or letter counts the less, the more languages share it."""
-    words, endings, letters = _owners(script)
-    found = _WORD.findall(sample)
-    tails = [word[-size:] for word in found if word not in words for size in (2, 3, 4, 5) if len(word) > size]
-    votes = dict.fromkeys(_COMMON_WORDS[script], 0.0)
-    for items, owners, weight in ((found, words, 1.0), (tails, endings, _ENDING_WEIGHT), (sample, letters, _LETTER_WEIGHT)):
-        for item, times in Counter(items).items():
-            for lang in owners.get(item, ()):
-                votes[lang] += weight * times / len(owners[item])
-    return votes
+    found = (_ASCII_WORD if sample.isascii() else _WORD).findall(sample)
+    return dict(zip(_COMMON_WORDS[script], _ballot(script).votes(sample, found), strict=True))
 
 
 # --- sentences and passages -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_tools import naive_bm25
+from shortlist._native import WordTerms
 from shortlist.analyze import analyzer
 from shortlist.errors import BadInput
 from shortlist.text import detect_language
@@ -274,3 +276,29 @@ def test_matches_lie_apart_and_hold_a_term(query: str, text: str, lang: str) -> 
         assert AUTO.terms(text[start:stop], lang)
         end = stop
     assert bool(AUTO.matches(text, [], lang)) is False
+
+
+@settings(max_examples=200)
+@given(text=st.text(alphabet=st.sampled_from("abcXYZ019 _-.,'#+@:>\n"), max_size=60), lang=LANGS)
+def test_ascii_text_has_the_terms_that_it_has_beside_other_letters(text: str, lang: str) -> None:
+    """It is looked up natively where all of it is ASCII, and by Python where not."""
+    for one in (AUTO, FIRST, PLAIN):
+        lang = lang or "en"
+        assert Counter(one.terms(text, lang)) + Counter(one.terms("柏", lang)) == Counter(one.terms(f"{text} 柏", lang))
+
+
+def test_a_full_memory_of_words_is_emptied_and_filled_again() -> None:
+    words = WordTerms(3, 5)
+    asked: list[str] = []
+
+    def analyse(word: str, lang: str) -> tuple[str, ...]:
+        asked.append(word)
+        return (word, lang) if word != "none" else ()
+
+    assert words.terms("a b none a b a", analyse, "x") == ["a", "x", "b", "x", "a", "x", "b", "x", "a", "x"]
+    assert asked == ["a", "b", "none"]
+    assert words.terms("c-d_e A,-1- longer longer", analyse, "") == ["c-d_e", "", "1-", "", "longer", "", "longer", ""]
+    assert asked[3:] == ["c-d_e", "1-", "longer", "longer"]  # the memory was full; what is long is never kept
+    assert words.terms("a c-d_e", analyse, "x") == ["a", "x", "c-d_e", ""]
+    with pytest.raises(RuntimeError, match="is wrong"):
+        words.terms("a f", lambda word, lang: (_ for _ in ()).throw(RuntimeError(f"{word} is wrong")), "x")

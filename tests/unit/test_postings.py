@@ -1,5 +1,6 @@
 import random
 import string
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,6 +43,27 @@ def test_bm25_equals_the_formula_however_the_passages_are_divided(groups, query,
     segments = segments_of(tmp_path_factory.mktemp("terms"), *groups)
     everything = [terms for group in groups for terms in group]
     assert_same_ranking(ranking(segments, query), naive(everything, query), 10_000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(everything=st.lists(st.lists(st.text(max_size=3), max_size=12), max_size=12))
+def test_inverted_lists_are_what_counting_gives(everything):
+    made = invert(everything)
+    ends = made.offsets.tolist()
+    terms = [made.bytes[start:stop].tobytes() for start, stop in pairwise(ends)]
+    assert made.lengths.tolist() == [len(one) for one in everything]
+    assert terms == sorted({term.encode() for one in everything for term in one})
+    for term, (start, stop) in zip(terms, pairwise(made.starts.tolist()), strict=True):
+        times = [(slot, one.count(term.decode())) for slot, one in enumerate(everything)]
+        found = list(zip(made.slots[start:stop].tolist(), made.tf[start:stop].tolist(), strict=True))
+        assert found == [(slot, count) for slot, count in times if count]
+
+
+def test_terms_that_are_no_text_are_refused():
+    with pytest.raises(UnicodeEncodeError):
+        invert([["a", "\ud800"]])
+    with pytest.raises(TypeError, match="terms must be str"):
+        invert([["a"], [7]])
 
 
 def test_deleted_passages_have_no_influence(tmp_path):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import shortlist.text as text_module
 from shortlist.errors import BadInput
-from shortlist.text import clean, detect_language, detect_languages, sentence_spans, sentences, split_passages
+from shortlist.text import SAMPLES, clean, detect_language, detect_languages, sentence_spans, sentences, split_passages
 
 ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from(" \n\t.。!？।่́ "), max_size=300)
 
@@ -166,3 +168,35 @@ def test_a_text_that_says_little_is_taken_for_what_its_company_is() -> None:
     assert detect_languages(["electronic digital computers"], {"en": 500}) == ["en"]
     assert detect_languages(["Der Hund ist nicht in dem Haus.", "猫", "кот и собака это"], {"en": 10**6}) == ["de", "zh", "ru"]
     assert detect_languages(["", "123"], {"en": 5}) == ["", ""]
+
+
+def counted(sample: str, script: str) -> dict[str, float]:
+    """The evidence as the tables say it, one item after the other."""
+    owners: list[dict[str, list[str]]] = [{}, {}, {}]
+    for table, source in zip(owners, (text_module._COMMON_WORDS, text_module._ENDINGS), strict=False):
+        for lang, listed in source[script].items():
+            for word in dict.fromkeys(listed.split()):
+                table.setdefault(word, []).append(lang)
+    owners[2] = {letter: langs.split() for letter, langs in text_module._LETTERS[script].items()}
+    words = text_module._WORD.findall(sample)
+    tails = [word[-size:] for word in words if word not in owners[0] for size in (2, 3, 4, 5) if len(word) > size]
+    votes = dict.fromkeys(text_module._COMMON_WORDS[script], 0.0)
+    for items, table, weight in ((words, owners[0], 1.0), (tails, owners[1], 0.4), (list(sample), owners[2], 0.5)):
+        for item, times in Counter(items).items():
+            for lang in table.get(item, ()):
+                votes[lang] += weight * times / len(table[item])
+    return votes
+
+
+@pytest.mark.parametrize("script", ["Latn", "Cyrl", "Arab", "Deva"])
+def test_the_evidence_for_a_language_is_that_of_the_tables(script: str) -> None:
+    samples = [" ".join(SAMPLES[i : i + 3]).lower() for i in range(len(SAMPLES))]
+    samples += [unicodedata.normalize("NFKC", sample) for sample in samples]
+    samples += ["", "the", "of the of the of", "ñ¿ñ é", "motions and rations", "a1b2the3of", "ый ого ость" * 3, "x" * 3000]
+    for sample in samples:
+        assert text_module._vote(sample, script) == counted(sample, script), sample  # to the last bit
+
+
+def test_ascii_text_is_in_latin_script_or_in_none() -> None:
+    assert text_module._main_script("12 + 3 = ?") == ""
+    assert text_module._main_script("12 x") == text_module._main_script("12 é") == "Latn"

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,14 +48,21 @@ def complain_of_skipped(skipped: Skipped | None) -> None:
 
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Report]:
-    """A bar on stderr. Yields `report(done, total)`; an unknown total shows a moving bar and the count."""
+    """A bar on stderr with count, rate and times. Yields `report(done, total)`; an unknown total shows a moving bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), rate)
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        task = bar.add_task(what, total=None, visible=False, rate="")
+        began = perf_counter()
+
+        def report(done: int, total: int | None) -> None:
+            per_second = done / max(perf_counter() - began, 1e-3)
+            bar.update(task, completed=done, total=total, visible=True, rate=f"{per_second:,.0f}/s")
+
+        yield report
 
 
 @contextmanager

@@ -53,24 +53,7 @@ class Postings:
 
 def invert(texts: Sequence[Sequence[str]]) -> Postings:
     """The inverted lists of texts given as terms; slot i is texts[i]."""
-    numbers: dict[str, int] = {}
-    flat = np.array([numbers.setdefault(term, len(numbers)) for terms in texts for term in terms], dtype=np.uint64)
-    lengths = np.array([len(terms) for terms in texts], dtype=np.uint32)
-    words = [term.encode() for term in numbers]
-    order = sorted(range(len(words)), key=words.__getitem__)
-    place = np.empty(len(words), dtype=np.uint64)
-    place[order] = np.arange(len(words), dtype=np.uint64)
-    slots = np.repeat(np.arange(len(texts), dtype=np.uint64), lengths)
-    keys, tf = np.unique((place[flat] << np.uint64(32)) | slots, return_counts=True)
-    starts = np.searchsorted(keys, np.arange(len(words) + 1, dtype=np.uint64) << np.uint64(32))
-    return Postings(
-        lengths=lengths,
-        offsets=np.cumsum([0, *(len(words[i]) for i in order)], dtype=np.uint64),
-        bytes=np.frombuffer(b"".join(words[i] for i in order), dtype=np.uint8),
-        starts=starts.astype(np.uint64),
-        slots=(keys & np.uint64(0xFFFFFFFF)).astype(np.uint32),
-        tf=tf.astype(np.uint32),
-    )
+    return Postings(*_native.invert_terms(list(texts)))
 
 
 def write_segment(path: Path, index: str, first: int, postings: Postings) -> None:
