@@ -2,6 +2,7 @@
 # make test   everything the suite needs, then the suite
 # make native-test   the kernels of every instruction set that runs here, and ARM's under an emulator, against the portable ones
 # make bench-encoder   our engine beside its peers; needs a quiet machine for a quarter of an hour
+# make bench-index     our index beside other stores at a million passages; needs a quiet machine for two hours
 PYTHON ?= python3
 ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := eval,plot,hub,serve,mcp,docs,zstd,ir-datasets,notebook,test
 
-.PHONY: demo test clients native-test oracle sanitize bench-encoder lint clean
+.PHONY: demo test clients native-test oracle sanitize bench-encoder bench-index lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +81,16 @@ build/bench-venv/ready: bench/requirements-encoder.txt pyproject.toml CMakeLists
 bench-encoder: build/bench-venv/ready
 	build/bench-venv/bin/shortlist models fetch shortlist-embed shortlist-embed-en
 	build/bench-venv/bin/python bench/encoder.py $(QUICK) $(TUNE)
+
+# The stores bring some 700 MB. SIZE=20000 for a few minutes; what results/index.json has is not measured again (ARGS=--again).
+SIZE ?= 1000000
+build/bench-index-venv/ready: bench/requirements-index.txt pyproject.toml CMakeLists.txt $(wildcard src/native/*)
+	$(PYTHON) -m venv build/bench-index-venv
+	build/bench-index-venv/bin/python -m pip install --quiet -r bench/requirements-index.txt --editable .
+	touch $@
+
+bench-index: build/bench-index-venv/ready
+	build/bench-index-venv/bin/python bench/index.py --passages $(SIZE) $(ARGS)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
