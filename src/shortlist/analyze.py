@@ -177,7 +177,7 @@ class Analyzer:
         names = list(dict.fromkeys(map(_primary, langs))) or [""]
         found: list[tuple[str, ...]] = []
         for word in self._split(clean(text)):
-            forms = [self._known.setdefault(lang, {}).get(word) or self._analyse(word, lang) for lang in names]
+            forms = [self._analyse(word, lang) for lang in names]
             found += (tuple(dict.fromkeys(same)) for same in zip(*forms, strict=True))  # languages differ in no term's place
         return found
 
@@ -235,10 +235,13 @@ class Analyzer:
         return folded
 
     def _analyse(self, word: str, lang: str) -> tuple[str, ...]:
+        known = self._known.setdefault(lang, {})
+        found = known.get(word)
+        if found is not None:
+            return found
         parts = _parts(word, whole=self._second)
         terms = tuple(term for part in parts for term in self._part(part.translate(self._folding), lang))
         if len(word) <= _LONGEST_WORD:
-            known = self._known.setdefault(lang, {})
             if len(known) >= _CACHED_WORDS:
                 known.clear()
             known[word] = terms
