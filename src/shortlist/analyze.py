@@ -83,6 +83,8 @@ _KINDS = {
 _MARKED_TOGETHER = {"chinese": 2, "clusters": 2, "hangul": 2, "trigrams": 3}
 """Neighbouring characters (or clusters) that must be wanted together for `matches`."""
 
+_SIMPLE_WORD = re.compile("[0-9a-z]{1,100}")
+"""Most words of most texts: of one part, with nothing to fold, in no other script, not too long."""
 _KATAKANA = re.compile(r"[\u30a1-\u30fa\u30fc-\u30ff]{3,100}")
 _HAN = re.compile(r"[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _LETTER = re.compile(".", re.DOTALL)
@@ -239,8 +241,11 @@ class Analyzer:
         found = known.get(word)
         if found is not None:
             return found
-        parts = _parts(word, whole=self._second)
-        terms = tuple(term for part in parts for term in self._part(part.translate(self._folding), lang))
+        if _SIMPLE_WORD.fullmatch(word):
+            terms = (self._word(word, lang),)
+        else:
+            parts = _parts(word, whole=self._second)
+            terms = tuple(term for part in parts for term in self._part(part.translate(self._folding), lang))
         if len(word) <= _LONGEST_WORD:
             if len(known) >= _CACHED_WORDS:
                 known.clear()
