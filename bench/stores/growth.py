@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ def measured(corpus: Corpus, work: Path) -> dict[str, Any]:
 def _watched(command: list[str], index: Path, until: int | None) -> dict[str, Any]:
     """Run a command, noting (second, MB, passages in the index); Ctrl-C as soon as so many passages are in."""
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has its background jobs ignore Ctrl-C
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     noted: list[tuple[float, float, int]] = []
     most = 0.0
     while process.poll() is None:
