@@ -242,7 +242,7 @@ class Analyzer:
         if found is not None:
             return found
         if _SIMPLE_WORD.fullmatch(word):
-            terms = (self._word(word, lang),)
+            terms: tuple[str, ...] = (self._word(word, lang),)
         else:
             parts = _parts(word, whole=self._second)
             terms = tuple(term for part in parts for term in self._part(part.translate(self._folding), lang))
