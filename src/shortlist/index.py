@@ -168,6 +168,10 @@ class Index:
         """Languages in which the passages were analysed, sorted; "" stands for those of an unknown one."""
         return self._store.snapshot().languages
 
+    def language_counts(self) -> dict[str, int]:
+        """Language -> how many passages were analysed in it; the most frequent first."""
+        return dict(sorted(self._store.language_counts().items(), key=lambda item: (-item[1], item[0])))
+
     @property
     def encoder(self) -> Encoder:
         """The encoder that wrote the index, loaded at the first use. Raises BadInput if it was created without one."""

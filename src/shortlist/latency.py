@@ -66,20 +66,28 @@ def measure_latency(
     _check_queries(queries)
     if rounds < 1 or warm_up < 0:
         raise BadInput(f"rounds={rounds}, warm_up={warm_up}: expected at least 1 round and no fewer than 0 to warm up.")
-    found: dict[str, list[float]] = {}
+    found = list[Mapping[str, float]]()
     total = (warm_up + rounds) * len(queries)
     for number in range(total):
         timings = search(queries[number % len(queries)]).timings
         if progress is not None:
             progress(number + 1, total)
         if number >= warm_up * len(queries):
-            for stage, ms in timings.items():
-                found.setdefault(stage, []).append(ms)
-    counted = rounds * len(queries)
-    times = {stage: ms + [0.0] * (counted - len(ms)) for stage, ms in found.items() if stage != TOTAL}
+            found.append(timings)
+    return latency_of(found)
+
+
+def latency_of(timings: Sequence[Mapping[str, float]]) -> Latency:
+    """The latency of searches whose timings are known, such as those of a run. Raises BadInput if there are none."""
+    _check_queries(timings)
+    found: dict[str, list[float]] = {}
+    for stage, ms in (item for search in timings for item in search.items()):
+        found.setdefault(stage, []).append(ms)
+    times = {stage: ms + [0.0] * (len(timings) - len(ms)) for stage, ms in found.items() if stage != TOTAL}
     times[TOTAL] = found[TOTAL]
     whole = sum(found[TOTAL]) or math.inf
-    return Latency(counted, {s: percentiles(ms) for s, ms in times.items()}, {s: sum(ms) / whole for s, ms in times.items()})
+    shares = {stage: sum(ms) / whole for stage, ms in times.items()}
+    return Latency(len(timings), {stage: percentiles(ms) for stage, ms in times.items()}, shares)
 
 
 def measure_throughput(search: Search, queries: Sequence[str], *, clients: int, seconds: float = 5.0) -> Throughput:
@@ -121,6 +129,6 @@ def percentiles(times: Sequence[float]) -> dict[int, float]:
     return dict(zip(PERCENTILES, np.percentile(times, PERCENTILES).tolist(), strict=True))
 
 
-def _check_queries(queries: Sequence[str]) -> None:
+def _check_queries(queries: Sequence[object]) -> None:
     if not queries:
         raise BadInput("there are no queries to time. Give at least one.")

@@ -110,7 +110,8 @@ class Pipeline:
         """The `k` best passages of every query, for evaluation; the arguments are those of a search.
 
         Only the first `candidates` are reranked; those below keep the first stage's order behind them, so that
-        recall at 100 is that of the first stage. `progress(done, total)` is called after each query.
+        recall at 100 is that of the first stage. The run keeps the time of each query. `progress(done, total)` is
+        called after each.
         """
         run = Run(name=name)
         for done, (query_id, query) in enumerate(queries.items(), 1):
@@ -118,6 +119,7 @@ class Pipeline:
                 query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where
             )
             run[query_id] = {hit.id: hit.score for hit in ranking.hits[:k]}
+            run.timings[query_id] = ranking.timings
             if progress is not None:
                 progress(done, len(queries))
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
@@ -15,6 +16,11 @@ from shortlist.index import FUSION_WEIGHTS
 from shortlist.pipeline import CANDIDATES, FirstStage, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.types import Json, Passage
+
+SEARCHED = ("first", "fusion", "encoder", "rerankers", "max_ms", "where", "index", "corpus")
+"""Parts of a manifest that say how each query was searched, and in what."""
+MADE = ("shortlist", "versions", "k", "queries", *SEARCHED)
+"""Parts of a manifest that decide what is in the run."""
 
 _HASH_BYTES = 16
 
@@ -72,10 +78,15 @@ def run_manifest(
         "max_ms": max_ms,
         "where": None if where is None else checked(where),
         "index": {key: value for key, value in index.manifest.items() if key != "encoder"}
-        | {"languages": list(index.languages)},
+        | {"languages": dict(index.language_counts())},
         "corpus": {"passages": len(index), "hash": corpus_hash(index.passages())},
         "queries": {"count": len(queries), "hash": queries_hash(queries)},
     }
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any], parts: Iterable[str] = MADE) -> list[str]:
+    """Which parts of two manifests are not the same, as JSON would write them."""
+    return [part for part in parts if json.dumps(one.get(part), sort_keys=True) != json.dumps(other.get(part), sort_keys=True)]
 
 
 def _second_stage(search: Pipeline, candidates: int | None, first: str, passages: int) -> list[tuple[Reranker, int]]:

@@ -96,6 +96,11 @@ class Reranker:
         return type(self)(self.folder, self.card, self._tokenizer, wrap(self._engine))
 
     @property
+    def address(self) -> str:
+        """What `load` takes to get this model again: its name if that leads here, else the folder's full path."""
+        return models.address(self.folder, self.card)
+
+    @property
     def name(self) -> str:
         """The model's name."""
         return self.card.name

@@ -33,10 +33,26 @@ def bootstrap_interval(
     difference: Differences, samples: int, random: np.random.Generator, level: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of the mean difference over `samples` draws of queries with replacement (Efron 1979)."""
-    n = len(difference)
-    blocks = _blocks(lambda rows: difference[random.integers(0, n, (rows, n))].mean(axis=1), samples, n)
-    low, high = np.quantile(np.concatenate(list(blocks)), [(1 - level) / 2, (1 + level) / 2])
+    return stratified_interval([difference], samples, random, level)
+
+
+def stratified_interval(
+    groups: Sequence[Differences], samples: int, random: np.random.Generator, level: float = 0.95
+) -> tuple[float, float]:
+    """The same of the mean over groups of their means: queries are drawn within each group, and every group counts alike."""
+    drawn = np.mean([_bootstrap_means(group, samples, random) for group in groups], axis=0)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def stratified_test(groups: Sequence[Differences], samples: int, random: np.random.Generator) -> float:
+    """`randomisation_test` of the mean over groups of their mean differences: any query of any group may change its sign."""
+    return randomisation_test(np.concatenate([group / len(group) for group in groups]), samples, random)
+
+
+def _bootstrap_means(values: Differences, samples: int, random: np.random.Generator) -> Differences:
+    n = len(values)
+    return np.concatenate(list(_blocks(lambda rows: values[random.integers(0, n, (rows, n))].mean(axis=1), samples, n)))
 
 
 def _blocks(draw: Callable[[int], Differences], samples: int, n: int) -> Iterator[Differences]:

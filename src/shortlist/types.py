@@ -139,12 +139,14 @@ class Tokens:
 class Run(dict[str, dict[str, float]]):
     """Query id -> passage id -> score, as a TREC run; `name` is the run's tag.
 
+    `timings` has the milliseconds of each stage of a query, by its id; it is empty for a run that was read from a file.
     The order of a query's passages is score descending, ties by passage id: `ranked` gives it.
     """
 
     def __init__(self, scores: Mapping[str, Mapping[str, float]] | None = None, name: str = "shortlist") -> None:
         super().__init__({q: dict(hits) for q, hits in (scores or {}).items()})
         self.name = name
+        self.timings: dict[str, Mapping[str, float]] = {}
 
     def ranked(self, query_id: str) -> list[tuple[str, float]]:
         """(passage id, score) of one query, best first."""

@@ -26,6 +26,7 @@ HOME = {
     "run": "lab",
     "eval": "evaluating",
     "mteb": "evaluating",
+    "report": "reporting",
     "articles": "indexing",
     "bench": "timing",
     "encode": "modelling",

@@ -15,12 +15,12 @@ from rich.table import Table
 from shortlist import comparison, measures, provenance
 from shortlist.cli.show import complain, example, excerpt, out, print_json
 from shortlist.comparison import Comparison, Decision
-from shortlist.data import read_manifest, read_passages, read_qrels, read_queries, read_run
+from shortlist.data import read_manifest, read_qrels, read_queries, read_run
 from shortlist.encoder import Encoder
-from shortlist.errors import BadInput, IndexFormatError
-from shortlist.index import Index
+from shortlist.errors import BadInput
 from shortlist.measures import Evaluation
 from shortlist.pipeline import CANDIDATES
+from shortlist.report import find_passages
 from shortlist.reranker import Reranker
 from shortlist.types import Hit, Passage, Qrels, Run
 
@@ -196,7 +196,7 @@ def _print_wins(args: argparse.Namespace, runs: Mapping[str, Run], qrels: Qrels,
         raise BadInput("--wins compares two runs, and one was named. Name another.")
     queries = _texts(args)
     wins, losses = comparison.decisions(runs[other], runs[base], qrels, measure)
-    passages = _passages(args.wins, {placed.id for decision in (*wins, *losses) for placed in decision.passages})
+    passages = find_passages(args.wins, {placed.id for decision in (*wins, *losses) for placed in decision.passages})
     for title, found in ((f"{other} wins", wins), (f"{other} loses", losses)):
         if args.json:
             _print_decisions(other, base, found, queries, passages)
@@ -212,16 +212,6 @@ def _print_decisions(
             {**asdict(placed), "text": passages[placed.id].content} for placed in decision.passages if placed.id in passages
         ]
         print_json({"a": a, "b": b, **asdict(decision), "query": queries.get(decision.query_id), "passages": texts})
-
-
-def _passages(source: str, wanted: set[str]) -> dict[str, Passage]:
-    """The wanted passages of an index, or of whatever `read_passages` reads."""
-    try:
-        index = Index.open(source)
-    except (BadInput, IndexFormatError):
-        return {passage.id: passage for passage in read_passages(source) if passage.id in wanted}
-    with index:
-        return {passage.id: passage for passage in index.passages() if passage.id in wanted}
 
 
 def _decision_table(

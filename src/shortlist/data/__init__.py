@@ -10,7 +10,7 @@ from __future__ import annotations
 from shortlist.data.judged import Collection, read_collection, read_qrels, read_queries
 from shortlist.data.lines import Skipped
 from shortlist.data.passages import PASSAGE_CHARS, read_passages, write_passages
-from shortlist.data.runs import read_manifest, read_run, write_run
+from shortlist.data.runs import read_manifest, read_run, write_manifest, write_run
 
 __all__ = [
     "PASSAGE_CHARS",
@@ -22,6 +22,7 @@ __all__ = [
     "read_qrels",
     "read_queries",
     "read_run",
+    "write_manifest",
     "write_passages",
     "write_run",
 ]

@@ -88,11 +88,15 @@ def write_run(run: Run, path: StrPath, manifest: Mapping[str, Json] | None = Non
     text = "".join(line for query_id in run for line in _run_lines(run, query_id)).encode("utf-8")
     if not target.parent.is_dir():
         raise BadInput(f"{target}: the folder {target.parent} does not exist. Create it first.")
-    beside = _manifest_path(target)
-    beside.unlink(missing_ok=True)
+    _manifest_path(target).unlink(missing_ok=True)
     replace_file(target, pack(text, target))
     if manifest is not None:
-        replace_file(beside, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+        write_manifest(manifest, target)
+
+
+def write_manifest(manifest: Mapping[str, Json], path: StrPath) -> None:
+    """Write PATH.manifest.json beside the run in PATH."""
+    replace_file(_manifest_path(Path(path)), (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
 
 
 def read_manifest(path: StrPath) -> dict[str, Json] | None:
