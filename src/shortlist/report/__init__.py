@@ -26,7 +26,7 @@ def write_report(report: Report, path: Path) -> list[Path]:
 
     .html  one page that needs no other file
     .md    tables for GitHub, with pictures beside it: REPORT.NAME.svg
-    .tex   the tables; needs the package booktabs
+    .tex   the tables; needs the packages booktabs and graphicx
 
     Raises BadInput for another ending and for a folder that does not exist.
     """

@@ -55,8 +55,8 @@ td.heat{background:color-mix(in srgb,var(--accent) calc(var(--h)*24%),transparen
 td b{font-weight:750;text-decoration:underline;text-underline-offset:3px;text-decoration-thickness:2px}
 td .up,td .down{font-size:.72em;margin-left:.25em;text-decoration:none}
 td .up{color:var(--cascade)}td .down{color:var(--two-stage)}
-table.words td{text-align:left;white-space:normal;min-width:8rem;font-size:.8rem}
-table.words th[scope=row]{white-space:normal;min-width:8rem;font-size:.8rem}
+table.words th,table.words td{text-align:left;font-size:.8rem}
+tr:target>*{background:color-mix(in srgb,var(--bm25) 22%,var(--bg))}
 details{border:1px solid var(--line);border-radius:10px;margin:.7rem 0;padding:0 16px}
 summary{cursor:pointer;padding:.75rem 0;font-weight:600;display:flex;flex-wrap:wrap;gap:.2rem .9rem;align-items:baseline}
 summary::before{content:"▸";color:var(--muted)}
@@ -67,6 +67,7 @@ details>:last-child{margin-bottom:16px}
 .failure h4{margin:0 0 .3rem;font-size:.98rem;font-weight:600}
 .failure dl{margin:0;display:grid;grid-template-columns:minmax(96px,max-content) 1fr;gap:.3rem .9rem;font-size:.87rem}
 .failure dt{color:var(--muted)}.failure dd{margin:0;overflow-wrap:anywhere}
+.text{display:block}
 .places{color:var(--muted);font-size:.8rem;display:block}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 footer{color:var(--muted);font-size:.84rem;padding-top:2.5rem;padding-bottom:3rem}
@@ -90,6 +91,7 @@ def page(report: Report) -> str:
         '<section><h2 id="collections">Collection by collection</h2>',
         *(_collection(report, section, place == 0) for place, section in enumerate(report.sections)),
         '</section><section><h2 id="sources">Where every number comes from</h2>',
+        '<p class="note">Every mean is that of a run; the names in the tables “All measures” lead to what made it.</p>',
         f"<details><summary>All {_count(sum(len(s.results) for s in report.sections), 'run')}</summary>",
         _table(tables.source_table(report)),
         "</details></section></main>",
@@ -158,7 +160,7 @@ def _overview(report: Report) -> Iterator[str]:
     yield "</section>"
     yield '<section><h2 id="cost">Quality and cost</h2>' if report.overviews else "<section>"
     for overview in report.overviews:
-        yield f"<p>{escape(_over(report, overview))}</p>"
+        yield f"<h3>{escape(_heading_of(report, overview))}</h3><p>{escape(_over(report, overview))}</p>"
         yield from _with_pictures(
             pictures.overview_pictures(report, overview), tables.overview_tables(report, overview), report
         )
@@ -170,6 +172,12 @@ def _with_pictures(drawn: Sequence[Picture], beside: Sequence[Table], report: Re
     for picture, table in zip_longest(drawn, beside):
         yield _figure(picture) if picture is not None else ""
         yield _table(table, report.baseline) if table is not None else ""
+
+
+def _heading_of(report: Report, overview: Overview) -> str:
+    if len(report.sections) == 1:
+        return report.sections[0].name
+    return "All collections" if len(overview.collections) == len(report.sections) else "All systems"
 
 
 def _over(report: Report, overview: Overview) -> str:
@@ -247,7 +255,8 @@ def _passage(shown: Shown) -> str:
     text = " ".join(shown.text.split())
     text = text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
     places = ", ".join("not found" if place is None else f"place {place}" for place in (shown.place, shown.base_place))
-    return f'<span dir="auto">{escape(text or shown.id)}</span><span class="places">{escape(shown.id)} · {places}</span>'
+    shown_text = f'<span class="text" dir="auto">{escape(text or shown.id)}</span>'
+    return f'{shown_text}<span class="places">{escape(shown.id)} · {places}</span>'
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
@@ -291,15 +300,19 @@ def _heading(column: Column) -> str:
 def _row(row: Sequence[Cell], baseline: str) -> str:
     head, *cells = row
     base = ' class="base"' if head.text == baseline else ""
-    return f'<tr{base}><th scope="row">{escape(head.text)}</th>{"".join(_cell(cell) for cell in cells)}</tr>'
+    anchor = f' id="{escape(head.anchor)}"' if head.anchor else ""
+    return f'<tr{base}{anchor}><th scope="row">{_linked(head, escape(head.text))}</th>{"".join(map(_cell, cells))}</tr>'
+
+
+def _linked(cell: Cell, html: str) -> str:
+    return f'<a href="#{escape(cell.link)}">{html}</a>' if cell.link else html
 
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.text)
     if cell.best:
         text = f'<b>{text}</b><span class="hidden"> best</span>'
-    if cell.link:
-        text = f'<a href="{escape(cell.link)}">{text}</a>'
+    text = _linked(cell, text)
     if cell.mark:
         kind, word = ("up", "better") if cell.mark == "▲" else ("down", "worse")
         text += f'<span class="{kind}" aria-hidden="true">{cell.mark}</span><span class="hidden"> significantly {word}</span>'

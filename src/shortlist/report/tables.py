@@ -33,13 +33,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """`best` of its column; `mark`: better or worse than the baseline; `heat` 0..1: its place between the column's ends."""
+    """`best` of its column; `mark`: better or worse than the baseline; `heat` 0..1: its place between the column's ends.
+
+    link  an id on the page that the cell leads to; `anchor` is its own
+    """
 
     text: str
     best: bool = False
     mark: Mark = ""
     heat: float | None = None
     link: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _score(section: Section, system: str, measure: str) -> Cell:
         return Cell(NONE)
     against = result.against
     mark = _mark(against.difference, against.holm_p_value) if against is not None else ""
-    return Cell(score(result.values[measure]), mark=mark, link=f"#collection-{section.name}")
+    return Cell(score(result.values[measure]), mark=mark, link=f"collection-{section.name}")
 
 
 def _over(report: Report, overview: Overview) -> str:
@@ -200,7 +204,10 @@ def card_table(section: Section) -> Table:
     """Every measure at every cut-off: Table 2 of miniMiracle's card, in the order of its dictionaries."""
     names = [(label, f"{measure}@{k}", f"@{k}") for label, (measure, cutoffs) in CARD.items() for k in cutoffs]
     columns = (Column("system"), *(Column(cutoff, label) for label, _, cutoff in names))
-    rows = [[Cell(r.system), *(Cell(f"{r.values[name]:.5f}") for _, name, _ in names)] for r in section.results]
+    rows = [
+        [Cell(r.system, link=f"run-{r.number}"), *(Cell(f"{r.values[name]:.5f}") for _, name, _ in names)]
+        for r in section.results
+    ]
     note = f"Mean over {section.queries:,} judged queries, as miniMiracle's card prints it; best of a column in bold. "
     note += f"The runs hold at most {section.depth:,} passages a query, so that nothing changes beyond that cut-off."
     return Table(f"card-{section.name}", f"All measures on {section.name}", columns, _with_best(rows), note)
@@ -210,15 +217,13 @@ def source_table(report: Report) -> Table:
     """What made every run."""
     names = ("run", "collection", "first stage", "encoder", "rerankers", "analyzer", "vectors", "corpus", "queries", "versions")
     rows = [_source(section, result) for section in report.sections for result in section.results]
-    note = (
-        "From the manifest beside each run. Beginnings of fingerprints and hashes; the numbers are those in the tables above."
-    )
+    note = "From the manifest beside each run; fingerprints and hashes by their beginnings."
     return Table("sources", "What made every run", tuple(map(Column, names)), tuple(rows), note, numeric=False)
 
 
 def _source(section: Section, result: Result) -> tuple[Cell, ...]:
     m = result.manifest
-    run = Cell(f"{result.number}. {result.file}")
+    run = Cell(f"{result.number}. {result.file}", anchor=f"run-{result.number}")
     if not m:
         return (run, Cell(section.name), *[Cell("not known")] * 8)
     fusion, index = m.get("fusion"), m.get("index") or {}
@@ -305,6 +310,7 @@ def plain(text: str) -> str:
 
 # --- LaTeX ------------------------------------------------------------------------------------------------------------
 
+_LATEX_COLUMNS = 7  # that fit on a line of text
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -322,24 +328,26 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def latex(table: Table) -> str:
-    """A `table` environment that needs the package booktabs."""
+    """A `table` environment that needs the packages booktabs and graphicx; a wide one is scaled to the line."""
     groups = [(name, len(list(of))) for name, of in groupby(c.group for c in table.columns)]
     heads = [" & ".join(rf"\multicolumn{{{n}}}{{c}}{{{_tex(name)}}}" for name, n in groups)] if len(groups) > 1 else []
     heads.append(" & ".join(_tex(c.label) for c in table.columns))
     body = [" & ".join(_tex_cell(cell) for cell in row) for row in table.rows]
+    fit = (r"\resizebox{\linewidth}{!}{%", "}") if len(table.columns) > _LATEX_COLUMNS else ()
     aligned = "l" + ("r" if table.numeric else "l") * (len(table.columns) - 1)
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_tex(table.caption)}. {_tex(table.note)}}}",
         rf"\label{{tab:{table.key}}}",
+        *fit[:1],
         rf"\begin{{tabular}}{{{aligned}}}",
         r"\toprule",
         *(rf"{line} \\" for line in heads),
         r"\midrule",
         *(rf"{line} \\" for line in body),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}" + "".join(fit[1:]),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
