@@ -112,7 +112,8 @@ def markdown_tables(text: str) -> dict[str, list[list[str]]]:
     for part in text.split("\n## ")[1:]:
         rows = [line for line in part.splitlines() if line.startswith("| ")]
         cells = [re.split(r"(?<!\\) \| ", row.strip("| ")) for row in rows]
-        found[part.splitlines()[0]] = [[plain(cell) for cell in row] for row in cells]
+        if rows:
+            found[part.splitlines()[0]] = [[plain(cell) for cell in row] for row in cells]
     return found
 
 

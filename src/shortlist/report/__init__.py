@@ -6,7 +6,7 @@ show the same cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from shortlist.errors import BadInput
@@ -51,21 +51,30 @@ def _tables(report: Report) -> Iterator[Table]:
 
 
 def _write_markdown(report: Report, path: Path) -> list[Path]:
-    shown = {picture: path.with_suffix(f".{picture.key}.svg") for picture in _pictures(report)}
-    for picture, file in shown.items():
-        replace_file(file, picture.standalone().encode("utf-8"))
+    files = dict[str, Picture]()
+
+    def figure(picture: Picture) -> str:
+        name = path.with_suffix(f".{picture.key}.svg").name
+        files[name] = picture
+        return f"![{tables.plain(picture.title)}]({name})"
+
     parts = [f"# {tables.plain(report.title)}", *([f"> {tables.plain(report.note)}"] if report.note else [])]
-    parts += [f"![{tables.plain(picture.title)}]({file.name})" for picture, file in shown.items()]
-    for table in (*_tables(report), tables.source_table(report)):
-        parts += [f"## {tables.plain(table.caption)}", tables.markdown(table)]
+    parts += _headed([tables.short_table(report)])
+    for overview in report.overviews:
+        parts += map(figure, pictures.overview_pictures(report, overview))
+        parts += _headed(tables.overview_tables(report, overview))
+    parts += ["## The pipeline", figure(pictures.pipeline(report))]
+    parts += [figure(pictures.batch_picture(report.batch))] if report.batch is not None else []
+    for section in report.sections:
+        parts += _headed([*tables.section_tables(report, section), tables.card_table(section)])
+    parts += _headed([tables.source_table(report)])
     parts.append(f"Made by shortlist {report.version} on {report.made}.")
+    for name, picture in files.items():
+        replace_file(path.with_name(name), picture.standalone().encode("utf-8"))
     replace_file(path, ("\n\n".join(part.strip() for part in parts) + "\n").encode("utf-8"))
-    return [path, *shown.values()]
+    return [path, *map(path.with_name, files)]
 
 
-def _pictures(report: Report) -> list[Picture]:
-    drawn = [picture for overview in report.overviews for picture in pictures.overview_pictures(report, overview)]
-    drawn.append(pictures.pipeline(report))
-    if report.batch is not None:
-        drawn.append(pictures.batch_picture(report.batch))
-    return drawn
+def _headed(shown: Iterable[Table]) -> Iterator[str]:
+    for table in shown:
+        yield from (f"## {tables.plain(table.caption)}", tables.markdown(table))

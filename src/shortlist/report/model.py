@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -271,7 +272,7 @@ def _section(
     section = Section(
         name=data.name,
         language=_language(known),
-        passages=next((manifest["corpus"]["passages"] for manifest in known), None),
+        passages=next(((manifest.get("corpus") or {}).get("passages") for manifest in known), None),
         queries=len(data.qrels),
         results=results,
         failures=tuple(_failures(data, baseline, system, values, worst)),
@@ -284,11 +285,11 @@ def _section(
 
 def _language(manifests: Sequence[Manifest]) -> str:
     """The language of most passages; of a mixture their number."""
-    counts: Mapping[str, int] = next((m["index"].get("languages") or {} for m in manifests), {})
+    counts = Counter[str](next(((m.get("index") or {}).get("languages") or {} for m in manifests), {}))
     if not counts:
         return ""
-    most = max(counts, key=lambda lang: counts[lang])
-    return most if 2 * counts[most] > sum(counts.values()) else f"{len(counts)} languages"
+    most, number = counts.most_common(1)[0]
+    return most if 2 * number > counts.total() else f"{len(counts)} languages"
 
 
 def kind_of(manifest: Manifest) -> str:

@@ -463,9 +463,10 @@ def batch_picture(batch: Batch, *, columns: int = 144) -> Picture:
         "attention_mask": np.where(mask == 1, _SHADES - 1, 0),
         "token_type_ids": np.where(mask == 1, np.where(inputs.token_type_ids[:, :shown] == 1, _SHADES - 1, 2), -1),
     }
-    left, y, body = 34, 18, []
+    left, y, body = 34, 18, list[str]()
+    part = "" if shown == longest else f", the first {shown}"
     for name, values in pictures.items():
-        body.append(f'<text x="{left}" y="{y}" class="strong">{name}  {rows} × {longest}</text>')
+        body.append(f'<text x="{left}" y="{y}" class="strong">{name}  {rows} × {longest}{part}</text>')
         body.append(f'<rect x="{left}" y="{y + 7}" width="{shown * _CELL}" height="{rows * _ROW}" class="panel"/>')
         body.append(_cells(values, left, y + 7, "dense" if name != "token_type_ids" else "two-stage"))
         body += [f'<text x="{left - 8}" y="{y + 18 + _ROW * row}" class="end muted">{row + 1}</text>' for row in range(rows)]

@@ -98,7 +98,7 @@ def _mark(difference: float, p_value: float | None) -> Mark:
 def _legend(report: Report) -> str:
     return (
         f"▲ better, ▼ worse than {report.baseline}: randomisation test over queries, p below {LEVEL:g} after Holm's correction "
-        "for the systems of the collection."
+        "for the systems of the column."
     )
 
 
@@ -107,7 +107,9 @@ def overview_tables(report: Report, overview: Overview) -> list[Table]:
     n, names = len(overview.collections), ", ".join(overview.collections)
     over = names if n == 1 else f"all {n} collections" if n == len(report.sections) else f"{n} collections ({names})"
     cost = _quality_and_cost(f"mean-{n}", f"Quality and cost over {over}", report, overview.means)
-    return [cost, *_stage_tables(f"stages-{n}", f"Time by stage over {over}", overview.means)]
+    found = [cost, *_stage_tables(f"stages-{n}", f"Time by stage over {over}", overview.means)]
+    means = " Each figure is the mean of those of the collections, percentiles too." if n > 1 else ""
+    return [replace(table, note=table.note + means) for table in found]
 
 
 def section_tables(report: Report, section: Section) -> list[Table]:
@@ -228,7 +230,9 @@ def _source(section: Section, result: Result) -> tuple[Cell, ...]:
         return (run, Cell(section.name), *[Cell("not known")] * 8)
     fusion, index = m.get("fusion"), m.get("index") or {}
     weights = "" if not fusion else f" ({fusion['name']}: {', '.join(f'{k} {v:g}' for k, v in fusion['weights'].items())})"
-    rerankers = [f"{_model(each)} reads {each['reads']}, weight {each['weight']:g}" for each in m.get("rerankers") or []]
+    rerankers = [
+        f"{_model(each)} reads {each.get('reads', '?')}, weight {each.get('weight', '?')}" for each in m.get("rerankers") or []
+    ]
     cells = (
         section.name,
         f"{m.get('first')}{weights}, k={m.get('k')}",
@@ -244,7 +248,7 @@ def _source(section: Section, result: Result) -> tuple[Cell, ...]:
 
 
 def _model(facts: dict[str, object]) -> str:
-    return f"{facts['name']} {str(facts['fingerprint'])[:8]}"
+    return f"{facts.get('name', '?')} {str(facts.get('fingerprint', '?'))[:8]}"
 
 
 def _hashed(facts: dict[str, object], count: str) -> str:
