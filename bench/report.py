@@ -5,7 +5,7 @@
 
 Everything is made by the verbs that anyone uses: `index`, `run --resume`, `bench --run` and `report`. What was made is kept:
 an index that is there is used, and a run whose manifest fits is left as it is, so that an interrupted or repeated call costs
-little. Of collections with more than 300 questions an evenly spaced sample is taken. Quality is measured on runs of 1,000
+little. Of collections with more than 200 questions an evenly spaced sample is taken. Quality is measured on runs of 1,000
 passages, time on searches for 5. NAME.idx may have been made before: `shortlist index $SHORTLIST_DATA/NAME -o NAME.idx`.
 """
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "report", help="where runs are kept")
     parser.add_argument("--indexes", type=Path, default=ROOT / "build" / "indexes", help="where NAME.idx are, or are made")
     parser.add_argument("--collections", nargs="*", default=COLLECTIONS, metavar="NAME:SPLIT")
-    parser.add_argument("--questions", type=int, default=300, help="of a collection at most (default: 300)")
+    parser.add_argument("--questions", type=int, default=200, help="of a collection at most (default: %(default)s)")
     parser.add_argument("--time", action="store_true", help="take all times again")
     parser.add_argument("--timed", type=int, default=30, metavar="N", help="questions whose time is taken (default: 30)")
     parser.add_argument("--note", default="", help="a sentence for the top of the page, such as what else the machine did")

@@ -271,7 +271,8 @@ def _table(table: Table, baseline: str = "") -> str:
     rows = "\n".join(_row(row, baseline) for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div class="scroll" tabindex="0"><table{kind}><caption>{escape(table.caption)}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">'
+        f"<table{kind}><caption>{escape(table.caption)}</caption>"
         f"<thead>{_head(table)}</thead>\n<tbody>{rows}</tbody></table></div>{note}"
     )
 
@@ -285,7 +286,7 @@ def _head(table: Table) -> str:
     spans = "".join(
         f'<th scope="colgroup" colspan="{len(of)}" class="group">{escape(name)}</th>'
         if name
-        else f"<td colspan={len(of)}></td>"
+        else f'<td colspan="{len(of)}"></td>'
         for name, of in groups
     )
     heads = "".join(map(_heading, others))
