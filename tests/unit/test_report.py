@@ -253,6 +253,7 @@ def test_runs_from_elsewhere_are_told_what_judges_them(tmp_path, capsys):
         assert main(["report", run, "--qrels", qrels, "-o", out]) == 0
     found = page(tmp_path).tables
     assert found["nDCG@10 of every system"][1] == ["other", f"{0.5 / np.log2(3):.3f}"]
+    assert "other answers a query" not in (tmp_path / "report.html").read_text(encoding="utf-8")  # nobody knows how
     assert main(["report", run, run, "--qrels", qrels, "-o", out]) == 1
     assert "are both the system 'other'" in capsys.readouterr().err
     for words, message in (
@@ -281,6 +282,7 @@ def test_bench_puts_its_times_into_the_manifest_of_the_same_search_only(runs, tm
     assert main(["run", *words, "-o", str(out)]) == 0
     made = read_manifest(out)
     assert made["measured"]["searches"] == 123
+    assert sum(made["index"]["languages"].values()) == made["corpus"]["passages"] == 260
     assert set(made["measured"]["stages"]) == {"analyze_ms", "bm25_ms", "total_ms"}
     assert main(["bench", *words, "--queries", "7", "--rounds", "2", "--seconds", "0", "--run", str(out)]) == 0
     timed = read_manifest(out)

@@ -63,8 +63,7 @@ def _write_markdown(report: Report, path: Path) -> list[Path]:
     for overview in report.overviews:
         parts += map(figure, pictures.overview_pictures(report, overview))
         parts += _headed(tables.overview_tables(report, overview))
-    parts += ["## The pipeline", figure(pictures.pipeline(report))]
-    parts += [figure(pictures.batch_picture(report.batch))] if report.batch is not None else []
+    parts += map(figure, pictures.system_pictures(report))
     for section in report.sections:
         parts += _headed([*tables.section_tables(report, section), tables.card_table(section)])
     parts += _headed([tables.source_table(report)])

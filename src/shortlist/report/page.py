@@ -128,7 +128,8 @@ def _note(report: Report) -> str:
 def _nav(report: Report) -> str:
     places = {"quality": "Quality"}
     places |= {"cost": "Quality and cost"} if report.overviews else {}
-    places |= {"pipeline": "Pipeline", "collections": "Collections", "sources": "Sources"}
+    places |= {"pipeline": "Pipeline"} if pictures.system_pictures(report) else {}
+    places |= {"collections": "Collections", "sources": "Sources"}
     return "<nav>" + "".join(f'<a href="#{key}">{name}</a>' for key, name in places.items()) + "</nav>"
 
 
@@ -160,7 +161,7 @@ def _overview(report: Report) -> Iterator[str]:
     yield "</section>"
     yield '<section><h2 id="cost">Quality and cost</h2>' if report.overviews else "<section>"
     for overview in report.overviews:
-        yield f"<h3>{escape(_heading_of(report, overview))}</h3><p>{escape(_over(report, overview))}</p>"
+        yield f"{_overview_heading(report, overview)}<p>{escape(_over(report, overview))}</p>"
         yield from _with_pictures(
             pictures.overview_pictures(report, overview), tables.overview_tables(report, overview), report
         )
@@ -174,10 +175,10 @@ def _with_pictures(drawn: Sequence[Picture], beside: Sequence[Table], report: Re
         yield _table(table, report.baseline) if table is not None else ""
 
 
-def _heading_of(report: Report, overview: Overview) -> str:
+def _overview_heading(report: Report, overview: Overview) -> str:
     if len(report.sections) == 1:
-        return report.sections[0].name
-    return "All collections" if len(overview.collections) == len(report.sections) else "All systems"
+        return ""
+    return f"<h3>{'All collections' if len(overview.collections) == len(report.sections) else 'All systems'}</h3>"
 
 
 def _over(report: Report, overview: Overview) -> str:
@@ -190,15 +191,17 @@ def _over(report: Report, overview: Overview) -> str:
 
 
 def _pipeline(report: Report) -> Iterator[str]:
-    yield f'<section><h2 id="pipeline">The pipeline</h2><p>How {escape(report.system)} answers a query, with the p50 of each'
-    yield "stage.</p>"
-    yield _figure(pictures.pipeline(report))
+    drawn = pictures.system_pictures(report)
+    if not drawn:
+        return
+    system = escape(report.system)
+    yield f'<section><h2 id="pipeline">The pipeline</h2><p>How {system} answers a query, with the p50 of each stage.</p>'
+    yield _figure(drawn[0])
     if report.batch is not None:
         yield "<h3>What the reranker reads</h3>"
-        query, system = escape(report.batch.query), escape(report.system)
-        yield f"<p>The query “<bdi>{query}</bdi>” with the passages that {system} puts first:"
+        yield f"<p>The query “<bdi>{escape(report.batch.query)}</bdi>” with the passages that {system} puts first:"
         yield "equal token ids have the same shade, padding is empty. It is shown padded; the engine reads it ragged.</p>"
-        yield _figure(pictures.batch_picture(report.batch))
+        yield _figure(drawn[-1])
     yield "</section>"
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from shortlist.report.model import Batch, Cost, Interval, Mean, Overview, Report
+from shortlist.report.model import Batch, Cost, Interval, Manifest, Mean, Overview, Report
 
 # Each kind has a colour and a shape of its own, so that neither is needed alone.
 KINDS = {
@@ -358,31 +358,47 @@ def _stage_legend(stages: Sequence[str]) -> str:
 # --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
+def system_pictures(report: Report) -> list[Picture]:
+    """The pipeline of the system that the report looks at, and a batch of its reranker, as far as they are known."""
+    drawn = (pipeline(report), None if report.batch is None else batch_picture(report.batch))
+    return [picture for picture in drawn if picture is not None]
+
+
 _ARROW = (
     '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L10 5L0 10z" class="f-muted"/></marker></defs>'
 )
 
 
-def pipeline(report: Report) -> Picture:
-    """How a query is answered, with the models and the times of the system that the report looks at."""
-    notes = _pipeline_notes(report)
+def pipeline(report: Report) -> Picture | None:
+    """How the system that the report looks at answers a query, with its models and times; what it does without is faint.
+
+    None if it is not known how its runs were made.
+    """
+    result = next(r for r in (section.of(report.system) for section in report.sections) if r is not None)
+    if not result.manifest:
+        return None
+    mean = next((mean for each in report.overviews if (mean := each.of(report.system)) is not None), None)
+    notes = _pipeline_notes(result.manifest, mean.cost if mean is not None else result.cost)
+    first = result.manifest.get("first")
+    used = {"bm25", "dense"} if first == "hybrid" else {first}
+    reranks = bool(result.manifest.get("rerankers"))
     body = [
         '<rect x="16" y="40" width="250" height="330" rx="10" class="panel"/>',
         '<text x="141" y="28" class="mid muted">offline, once</text>',
         '<text x="580" y="28" class="mid muted">online, for every query</text>',
-        _box(61, 60, 160, 48, "other", "Passages", ["any language"]),
-        _box(32, 158, 104, 62, "bm25", "Analyzer", notes["BM25"][:1]),
-        _box(146, 158, 104, 62, "dense", "Encoder", notes["Encoder"]),
-        _box(61, 282, 160, 62, "cascade", "Index", ["postings, vectors, texts"]),
-        _box(306, 84, 100, 48, "other", "Query", []),
-        _box(460, 60, 170, 72, "bm25", "BM25", notes["BM25"]),
-        _box(460, 172, 170, 72, "dense", "Encoder and scan", notes["Scan"]),
-        _box(690, 84, 190, 72, "hybrid", "Fuse", notes["Fuse"]),
-        _box(690, 190, 190, 72, "two-stage", "Reranker", notes["Reranker"]),
-        _box(690, 296, 190, 62, "other", "Answer", notes["Answer"]),
         *(f'<path d="{d}" class="flow" marker-end="url(#tip)"/>' for d in _FLOWS),
         *(f'<path d="{d}" class="flow" stroke-dasharray="5 4" marker-end="url(#tip)"/>' for d in _READS),
+        _box(61, 60, 160, 48, "other", "Passages", ["any language"]),
+        _box(32, 158, 104, 62, "bm25", "Analyzer", notes["BM25"][:1]),
+        _box(146, 158, 104, 62, "dense", "Encoder", notes["Encoder"], used="dense" in used),
+        _box(56, 282, 170, 62, "cascade", "Index", ["postings, vectors, texts"]),
+        _box(306, 84, 100, 48, "other", "Query", []),
+        _box(460, 60, 170, 72, "bm25", "BM25", notes["BM25"], used="bm25" in used),
+        _box(460, 172, 170, 72, "dense", "Encoder and scan", notes["Scan"], used="dense" in used),
+        _box(690, 84, 190, 72, "hybrid", "Fuse", notes["Fuse"], used=len(used) > 1),
+        _box(690, 190, 190, 72, "two-stage", "Reranker", notes["Reranker"], used=reranks),
+        _box(690, 296, 190, 62, "other", "Answer", notes["Answer"]),
     ]
     text = f"The stages of {report.system}: BM25 and the encoder search one index, their lists are fused, the reranker reads "
     text += "the best. " + "; ".join(f"{name}: {', '.join(filter(None, lines))}" for name, lines in notes.items())
@@ -404,11 +420,8 @@ _FLOWS = (
 _READS = ("M221 300C330 290 410 230 426 170C434 140 440 124 454 118", "M221 322C380 320 500 300 540 250")
 
 
-def _pipeline_notes(report: Report) -> dict[str, list[str]]:
+def _pipeline_notes(manifest: Manifest, cost: Cost | None) -> dict[str, list[str]]:
     """Two lines for each stage: what it is, and its p50."""
-    mean = next((mean for each in report.overviews if (mean := each.of(report.system)) is not None), None)
-    result = next(r for r in (section.of(report.system) for section in report.sections) if r is not None)
-    cost, manifest = mean.cost if mean is not None else result.cost, result.manifest
     index, fusion, encoder = manifest.get("index") or {}, manifest.get("fusion"), manifest.get("encoder")
     readers = [f"{each['name'].rpartition('-rerank-')[2]} reads {each['reads']}" for each in manifest.get("rerankers") or []]
     rerank_stages = [stage for stage in (cost.stages if cost is not None else ()) if stage.startswith("rerank")]
@@ -416,7 +429,10 @@ def _pipeline_notes(report: Report) -> dict[str, list[str]]:
         "BM25": [str(index.get("analyzer", "terms")), _spent(cost, "analyze", "bm25")],
         "Encoder": [encoder["name"] if encoder else "not used"],
         "Scan": [f"{index.get('vectors') or 'no'} vectors", _spent(cost, "encode", "dense")],
-        "Fuse": [f"{fusion['name']} of both" if fusion else f"{manifest.get('first', 'one list')} alone", _spent(cost, "fuse")],
+        "Fuse": [
+            f"{fusion.get('name')} of both" if fusion else f"{manifest.get('first', 'one list')} alone",
+            _spent(cost, "fuse"),
+        ],
         "Reranker": ["; ".join(readers) or "none", _spent(cost, *rerank_stages)],
         "Answer": ["best first", _spent(cost, "total")],
     }
@@ -428,16 +444,18 @@ def _spent(cost: Cost | None, *stages: str) -> str:
     return f"{sum(known):.1f} ms" if known else ""
 
 
-def _box(x: int, y: int, width: int, height: int, kind: str, label: str, notes: Sequence[str]) -> str:
+def _box(x: int, y: int, width: int, height: int, kind: str, label: str, notes: Sequence[str], *, used: bool = True) -> str:
     shown = [note for note in notes if note]
     middle, first = x + width / 2, y + height / 2 + 5 - 8 * len(shown)
     lines = "".join(
         f'<text x="{middle:.0f}" y="{first + 17 * n:.0f}" class="mid muted"{_fitted(note, width)}>{escape(note)}</text>'
         for n, note in enumerate(shown, 1)
     )
+    faint = "" if used else ' opacity=".35"'
     return (
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" class="box s-{kind}"/>'
-        f'<text x="{middle:.0f}" y="{first:.0f}" class="mid strong" font-size="14">{escape(label)}</text>{lines}'
+        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" class="box"/>'
+        f'<g{faint}><rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" class="box s-{kind}"/>'
+        f'<text x="{middle:.0f}" y="{first:.0f}" class="mid strong" font-size="14">{escape(label)}</text>{lines}</g>'
     )
 
 

@@ -229,13 +229,14 @@ def _source(section: Section, result: Result) -> tuple[Cell, ...]:
     if not m:
         return (run, Cell(section.name), *[Cell("not known")] * 8)
     fusion, index = m.get("fusion"), m.get("index") or {}
-    weights = "" if not fusion else f" ({fusion['name']}: {', '.join(f'{k} {v:g}' for k, v in fusion['weights'].items())})"
+    weights = ", ".join(f"{name} {weight}" for name, weight in ((fusion or {}).get("weights") or {}).items())
+    fused = f" ({fusion.get('name')}{weights and ': '}{weights})" if fusion else ""
     rerankers = [
         f"{_model(each)} reads {each.get('reads', '?')}, weight {each.get('weight', '?')}" for each in m.get("rerankers") or []
     ]
     cells = (
         section.name,
-        f"{m.get('first')}{weights}, k={m.get('k')}",
+        f"{m.get('first')}{fused}, k={m.get('k')}",
         _model(m["encoder"]) if m.get("encoder") else NONE,
         "; ".join(rerankers) or NONE,
         f"{index.get('analyzer')}, k1={index.get('k1')}, b={index.get('b')}, title × {index.get('title_weight')}",
