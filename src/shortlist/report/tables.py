@@ -62,14 +62,21 @@ class Table:
 
 
 def short_table(report: Report) -> Table:
-    """One row a system, one column a collection, and means: Table 1 of miniMiracle's card."""
-    columns = [Column("system"), *(Column(each.name, note=each.language) for each in report.sections)]
-    rows = [[Cell(system), *(_score(each, system, report.measure) for each in report.sections)] for system in report.systems]
-    for overview in report.overviews if len(report.sections) > 1 else ():
-        columns.append(Column("mean", note=_over(report, overview)))
-        for system, row in zip(report.systems, rows, strict=True):
-            mean = overview.of(system)
-            row.append(Cell(NONE) if mean is None else Cell(score(mean.value), mark=_mark(mean.gain or 0.0, mean.p_value)))
+    """One row a system, means and one column a collection: Table 1 of miniMiracle's card."""
+    averaged = [overview for overview in report.overviews if len(overview.collections) > 1]
+    columns = [
+        Column("system"),
+        *(Column("mean", note=_over(report, overview)) for overview in averaged),
+        *(Column(section.name, note=section.language) for section in report.sections),
+    ]
+    rows = [
+        [
+            Cell(system),
+            *(_mean_score(overview.of(system)) for overview in averaged),
+            *(_score(section, system, report.measure) for section in report.sections),
+        ]
+        for system in report.systems
+    ]
     note = f"Best of a column in bold. {_legend(report)}"
     return Table("short", f"{report.measure} of every system", tuple(columns), _with_best(rows), note)
 
@@ -81,6 +88,10 @@ def _score(section: Section, system: str, measure: str) -> Cell:
     against = result.against
     mark = _mark(against.difference, against.holm_p_value) if against is not None else ""
     return Cell(score(result.values[measure]), mark=mark, link=f"collection-{section.name}")
+
+
+def _mean_score(mean: Mean | None) -> Cell:
+    return Cell(NONE) if mean is None else Cell(score(mean.value), mark=_mark(mean.gain or 0.0, mean.p_value))
 
 
 def _over(report: Report, overview: Overview) -> str:
