@@ -200,7 +200,7 @@ def test_markdown_and_latex_hold_the_cells_of_the_page(written):
 
 
 def test_the_pictures_are_svg_that_name_every_system(written):
-    for name in ("pareto-1", "stages-1", "pipeline", "batch"):
+    for name in ("pareto-all", "stages-all", "pipeline", "batch"):
         root = ElementTree.parse(written / f"report.{name}.svg").getroot()
         texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
         assert root.attrib["aria-labelledby"]

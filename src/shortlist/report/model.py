@@ -153,10 +153,16 @@ class Mean:
 
 @dataclass(frozen=True)
 class Overview:
-    """Systems over the collections on which every one of them has a run."""
+    """Systems over the collections on which every one of them has a run; `whole` if those are all collections."""
 
     collections: tuple[str, ...]
     means: tuple[Mean, ...]
+    whole: bool
+
+    @property
+    def key(self) -> str:
+        """For names of pictures and tables."""
+        return "all" if self.whole else "shared"
 
     def of(self, system: str) -> Mean | None:
         """The mean of a system; None if it is not among these."""
@@ -378,13 +384,18 @@ def _overviews(
     everywhere = [name for name in systems if all(section.of(name) is not None for section in sections)]
     shared = [section for section in sections if len(section.results) == len(systems)]
     if everywhere:
-        yield _overview(sections, values, everywhere, baseline)
+        yield _overview(sections, values, everywhere, baseline, whole=True)
     if len(everywhere) < len(systems) and shared:
-        yield _overview(shared, values, systems, baseline)
+        yield _overview(shared, values, systems, baseline, whole=False)
 
 
 def _overview(
-    sections: Sequence[Section], values: Mapping[str, Mapping[str, Differences]], systems: Sequence[str], baseline: str
+    sections: Sequence[Section],
+    values: Mapping[str, Mapping[str, Differences]],
+    systems: Sequence[str],
+    baseline: str,
+    *,
+    whole: bool,
 ) -> Overview:
     of = {name: [values[section.name][name] for section in sections] for name in systems}
     others = [name for name in systems if name != baseline and baseline in systems]
@@ -406,7 +417,7 @@ def _overview(
         )
         for name in systems
     )
-    return Overview(tuple(section.name for section in sections), tuple(means))
+    return Overview(tuple(section.name for section in sections), tuple(means), whole)
 
 
 def _mean_cost(costs: Sequence[Cost | None]) -> Cost | None:

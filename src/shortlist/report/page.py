@@ -18,7 +18,7 @@ _CSS = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--fg);line-height:1.5;
 font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',Helvetica,Arial,sans-serif}
-header,main,footer{max-width:1180px;margin:0 auto;padding:0 24px}
+header,main,footer{max-width:1280px;margin:0 auto;padding:0 24px}
 header{padding-top:44px}
 h1{font-size:2rem;line-height:1.2;margin:0 0 .4rem;letter-spacing:-.015em}
 h2{font-size:1.32rem;margin:3rem 0 .5rem;letter-spacing:-.01em}
@@ -178,14 +178,14 @@ def _with_pictures(drawn: Sequence[Picture], beside: Sequence[Table], report: Re
 def _overview_heading(report: Report, overview: Overview) -> str:
     if len(report.sections) == 1:
         return ""
-    return f"<h3>{'All collections' if len(overview.collections) == len(report.sections) else 'All systems'}</h3>"
+    return f"<h3>{'All collections' if overview.whole else 'All systems'}</h3>"
 
 
 def _over(report: Report, overview: Overview) -> str:
     if len(report.sections) == 1:
         return "What each system takes for what it finds."
     systems = _count(len(overview.means), "system")
-    if len(overview.collections) == len(report.sections):
+    if overview.whole:
         return f"Means over all collections, each counting alike, of the {systems} that were run on every one of them."
     return f"All {systems}, on the collections that have every one of them: {', '.join(overview.collections)}."
 

@@ -108,8 +108,8 @@ def overview_pictures(report: Report, overview: Overview) -> list[Picture]:
     over = overview.collections[0] if n == 1 else f"mean over {n} collections"
     title = f"{report.measure} against time, {over}"
     drawn = (
-        pareto(f"pareto-{n}", title, report.measure, report.baseline, overview.means),
-        stage_bars(f"stages-{n}", f"Where the time goes, {over}", overview.means),
+        pareto(f"pareto-{overview.key}", title, report.measure, report.baseline, overview.means),
+        stage_bars(f"stages-{overview.key}", f"Where the time goes, {over}", overview.means),
     )
     return [picture for picture in drawn if picture is not None]
 

@@ -66,7 +66,7 @@ def short_table(report: Report) -> Table:
     averaged = [overview for overview in report.overviews if len(overview.collections) > 1]
     columns = [
         Column("system"),
-        *(Column("mean", note=_over(report, overview)) for overview in averaged),
+        *(Column("mean", note=_over(overview)) for overview in averaged),
         *(Column(section.name, note=section.language) for section in report.sections),
     ]
     rows = [
@@ -94,10 +94,10 @@ def _mean_score(mean: Mean | None) -> Cell:
     return Cell(NONE) if mean is None else Cell(score(mean.value), mark=_mark(mean.gain or 0.0, mean.p_value))
 
 
-def _over(report: Report, overview: Overview) -> str:
+def _over(overview: Overview) -> str:
     """Over how many collections."""
     n = len(overview.collections)
-    return f"all {n}" if n == len(report.sections) else f"{n} with every system"
+    return f"all {n}" if overview.whole else f"{n} with every system"
 
 
 def _mark(difference: float, p_value: float | None) -> Mark:
@@ -116,9 +116,9 @@ def _legend(report: Report) -> str:
 def overview_tables(report: Report, overview: Overview) -> list[Table]:
     """Quality beside cost over several collections, and the time of each stage."""
     n, names = len(overview.collections), ", ".join(overview.collections)
-    over = names if n == 1 else f"all {n} collections" if n == len(report.sections) else f"{n} collections ({names})"
-    cost = _quality_and_cost(f"mean-{n}", f"Quality and cost over {over}", report, overview.means)
-    found = [cost, *_stage_tables(f"stages-{n}", f"Time by stage over {over}", overview.means)]
+    over = names if n == 1 else f"all {n} collections" if overview.whole else f"{n} collections ({names})"
+    cost = _quality_and_cost(f"mean-{overview.key}", f"Quality and cost over {over}", report, overview.means)
+    found = [cost, *_stage_tables(f"stages-{overview.key}", f"Time by stage over {over}", overview.means)]
     means = " Each figure is the mean of those of the collections, percentiles too." if n > 1 else ""
     return [replace(table, note=table.note + means) for table in found]
 
