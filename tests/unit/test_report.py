@@ -15,6 +15,8 @@ import pytest
 from shortlist.cli import main
 from shortlist.data import read_manifest, read_qrels, read_run, write_run
 from shortlist.measures import CARD, card_measures, evaluate
+from shortlist.report.model import Cost, Mean
+from shortlist.report.pictures import pareto, stage_bars
 from shortlist.significance import bootstrap_interval, randomisation_test, stratified_interval, stratified_test
 from shortlist.types import Run
 
@@ -306,3 +308,23 @@ def test_means_over_collections():
     assert stratified_test([small], 500, one(1)) == randomisation_test(small, 500, one(1))
     assert stratified_test([np.full(12, 0.1), np.full(30, 0.1)], 5000, one(1)) == pytest.approx(1 / 5001)
     assert stratified_test([np.full(12, 0.1), np.full(30, -0.1)], 5000, one(1)) > 0.9
+
+
+def test_the_line_joins_what_no_other_system_beats():
+    random = np.random.default_rng(3)
+    times = [0.0, *random.uniform(0.5, 500, 19).round(1).tolist()]
+    values = random.uniform(0.3, 0.9, 20).round(2).tolist()
+    means = [
+        Mean(f"s{n}", value, (value, value), None, None, None, Cost({"total": (ms, ms)}, 1, 1, 1, ""), "dense", False)
+        for n, (ms, value) in enumerate(zip(times, values, strict=True))
+    ]
+    best, front = -1.0, []
+    for _, value, name in sorted(zip(times, [-v for v in values], [m.system for m in means], strict=True)):
+        if -value > best:
+            best, front = -value, [*front, name]
+    picture = pareto("p", "t", "nDCG@10", "s0", means)
+    assert picture is not None
+    assert sorted(re.findall(r'class="label strong">([^<]*)<', picture.body)) == sorted(front)
+    assert len(re.findall(r'class="label(?: strong)?">', picture.body)) == 20
+    assert stage_bars("b", "t", means) is not None
+    assert pareto("p", "t", "nDCG@10", "s0", []) is None

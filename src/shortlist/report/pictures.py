@@ -69,6 +69,7 @@ STYLE = (
 )
 Box: TypeAlias = tuple[float, float, float, float]
 Scale: TypeAlias = Callable[[float], float]
+_SHORTEST = 0.001  # ms; no logarithm of 0
 _CHARACTER = 6.7  # mean width of a character at 12 px, for placing labels
 
 
@@ -174,7 +175,7 @@ def _drawn(p: _Point, measure: str, x: Scale, y: Scale) -> str:
 
 
 def _points(means: Sequence[Mean]) -> list[_Point]:
-    known = [(mean, mean.cost.total[0]) for mean in means if mean.cost is not None]
+    known = [(mean, max(mean.cost.total[0], _SHORTEST)) for mean in means if mean.cost is not None]
     found = []
     for mean, ms in known:
         beaten = any(o.value >= mean.value and t <= ms and (o.value, -t) != (mean.value, -ms) for o, t in known)
@@ -256,7 +257,7 @@ def _labels(points: Sequence[_Point], at: Sequence[Interval], frame: Box) -> Ite
     taken += [(a[0] + 8, a[1] - 2, b[0] + 2, a[1] + 2) for a, b in pairwise([*front, (frame[1], 0.0)])]
     for i in sorted(range(len(points)), key=lambda i: (not points[i].front, -points[i].value)):
         p, (px, py) = points[i], at[i]
-        wide = _CHARACTER * len(p.name) + 2
+        wide = _CHARACTER * (1.1 if p.front else 1.0) * len(p.name) + 3  # bold is wider
         spots = [
             (px + dx - (wide if side == "end" else wide / 2 if side == "mid" else 0), py + dy, side)
             for dx, dy, side in (
@@ -305,7 +306,7 @@ def stage_bars(key: str, title: str, means: Sequence[Mean], *, width: int = 900)
         return None
     stages = list(dict.fromkeys(stage for parts in bars.values() for stage in parts if stage != _REST))
     left, row, top = 24 + _CHARACTER * max(map(len, bars)), 24, 58
-    scale = (width - left - 90) / max(sum(parts.values()) for parts in bars.values())
+    scale = (width - left - 90) / max(_SHORTEST, *(sum(parts.values()) for parts in bars.values()))
     body = [f'<text x="16" y="20" class="strong" font-size="14">{escape(title)}</text>', _stage_legend([*stages, _REST])]
     for place, (name, parts) in enumerate(bars.items()):
         y, x = top + row * place, left

@@ -180,7 +180,7 @@ def _stage_tables(key: str, caption: str, means: Sequence[Mean]) -> list[Table]:
 
 
 def _how(means: Sequence[Mean]) -> str:
-    hows = dict.fromkeys(mean.cost.how for mean in means if mean.cost)
+    hows = dict.fromkeys(how for mean in means if mean.cost for how in mean.cost.how.split("; "))
     return f"Times: {'; '.join(hows)}." if hows else "The time of these runs is not known."
 
 
