@@ -273,6 +273,10 @@ def _labels(points: Sequence[_Point], at: Sequence[Interval], frame: Box) -> Ite
                 (14, 32, ""),
                 (-14, -24, "end"),
                 (-14, 32, "end"),
+                (0, -28, "mid"),
+                (0, 36, "mid"),
+                (0, -44, "mid"),
+                (0, 52, "mid"),
             )
         ]
         boxes = [(bx, by - 10, bx + wide, by + 3) for bx, by, _ in spots]
