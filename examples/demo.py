@@ -72,7 +72,9 @@ def main() -> None:
         shortlist("search", WORK / index, *questions, "-k", "3")
     shortlist("compare", WORK / "python.idx", PYTHON_QUESTION, "-k", "5", "--candidates", "32")
     measure()
-    Console().print(f"\nDone in {perf_counter() - start:.0f} s. The indexes stay in {WORK}/: ask them more.")
+    Console().print(f"\nDone in {perf_counter() - start:.0f} s. The indexes stay in {WORK}/. Ask them in the browser:")
+    served = [str(WORK / name) for name in QUESTIONS]
+    Console().print(f"\n  [bold]{shlex.join(['.venv/bin/shortlist', 'serve', '--open', *served])}[/bold]", soft_wrap=True)
 
 
 if __name__ == "__main__":

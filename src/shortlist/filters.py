@@ -320,6 +320,27 @@ def _number(value: int | float) -> bytes:
     return b"%016x%s%016x" % (ordered, b"-" if rest < 0 else b";", rest % (1 << 64))
 
 
+def value_of(one: bytes) -> str | int | float | bool | None:
+    """The value that a term is of; None where the term holds less than the value: a long string, a number beyond float64."""
+    kind, text = one.partition(b"\0")[2][:1], one.partition(b"\0")[2][1:]
+    if kind == b"s":
+        return text.decode("utf-8", "surrogatepass") if len(text) <= _LONGEST else None
+    return text == b"1" if kind == b"b" else _number_of(text)
+
+
+def _number_of(text: bytes) -> int | float | None:
+    """The number that `_number` wrote, whole where it is and float64 could blur it."""
+    ordered = int(text[:16], 16)
+    bits = ordered ^ (1 << 63) if ordered >> 63 else ordered ^ 0xFFFFFFFFFFFFFFFF
+    (nearest,) = struct.unpack(">d", struct.pack(">Q", bits))
+    if not math.isfinite(nearest):
+        return None
+    if text[16:17] == b":":
+        return int(nearest) if nearest.is_integer() and abs(nearest) < 1 << 53 else float(nearest)
+    rest = int(text[17:], 16)
+    return int(nearest) + (rest - (1 << 64) if text[16:17] == b"-" else rest)
+
+
 def intervals(field: str, condition: Mapping[str, Any]) -> list[Interval]:
     """Where the terms of the values that fit a checked condition lie."""
     if "in" in condition or "eq" in condition:

@@ -19,6 +19,7 @@ from shortlist.filters import Where
 from shortlist.filters import checked as checked_filter
 from shortlist.fuse import rrf, weighted_sum
 from shortlist.quantize import checked_vectors, shortened
+from shortlist.stores.columns import Field
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES
@@ -171,6 +172,10 @@ class Index:
     def language_counts(self) -> dict[str, int]:
         """Language -> how many passages were analysed in it; the most frequent first."""
         return dict(sorted(self._store.language_counts().items(), key=lambda item: (-item[1], item[0])))
+
+    def fields(self, most: int = 50) -> dict[str, Field]:
+        """What there is to filter by: field -> kinds, bounds, and, if at most `most` differ, its values with their counts."""
+        return self._store.snapshot().fields(most)
 
     @property
     def encoder(self) -> Encoder:

@@ -267,7 +267,15 @@ def test_passages_come_and_go(client, tmp_path, tiny_encoder_folder):
         assert own.post("/v1/search", json={"query": "wondrous"}).json()["hits"][0]["id"] == "n1"
         assert own.post(url, json={"passages": [new], "mode": "add"}).status_code == 422
         about = own.get("/v1/indexes").json()["data"][0]
-        assert about["fields"]["year"] == {"types": ["number"], "values": [2020]}
+        assert about["fields"]["year"] == {
+            "types": ["number"],
+            "values": [{"value": 2020, "passages": 1}],
+            "complete": True,
+            "range": [2020, 2020],
+        }
+        assert own.get("/v1/indexes/new").json() == about
+        assert about["bytes"] == one.shelf.index("new").index.sizes()
+        assert sum(about["languages"].values()) == 6
         assert about["passages"] == 6
         assert own.request("DELETE", url, json={"ids": ["n1", "p0"]}).json() == {"deleted": 2, "passages": 4}
         assert own.request("DELETE", url, json={"ids": ["n1"]}).status_code == 422
@@ -405,7 +413,7 @@ def locked(index_path, tmp_path_factory):
 )
 def test_keys(locked, header, reads, writes):
     headers = {"Authorization": header} if header else {}
-    for path in ("/v1/models", "/metrics", "/v1/indexes", "/openapi.json", "/"):
+    for path in ("/v1/models", "/metrics", "/v1/indexes", "/v1/indexes/wiki", "/openapi.json"):
         reply = httpx.get(locked.url + path, headers=headers)
         assert reply.status_code == reads
         assert ("www-authenticate" in reply.headers) == (reads == 401)

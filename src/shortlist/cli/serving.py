@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import threading
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of a model (default: all that it may use)")
     parser.add_argument("--max-queue", type=int, metavar="TOKENS", help="tokens that may wait; beyond that clients get 429")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds that a request may take")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(verb=run_serve)
 
 
@@ -63,7 +66,10 @@ def run_serve(args: argparse.Namespace) -> int:
     service = app.build_app(shelf, keys=keys, hosts=hosts)
     listening = run.listen(args.host, args.port)
     host, port = listening.getsockname()[:2]
-    complain(f"serving {', '.join(shelf.indexes) or 'models'} at http://{f'[{host}]' if ':' in host else host}:{port}")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    complain(f"serving {', '.join(shelf.indexes) or 'models'} at {url}")
+    if args.open:  # on a thread: a browser in the terminal returns only when it is left
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     run.serve(service, listening, limits)
     return 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 from shortlist.analyze import Analyzer
 from shortlist.reranker import Reranker
 from shortlist.server.indexes import Question, ServedIndex
 from shortlist.text import detect_language, sentence_spans
-from shortlist.types import Hit, Passage, Ranking
+from shortlist.types import FloatArray, Hit, Passage, Ranking
 
 _SENTENCES = 64  # of one passage, scored for the explanation
 
@@ -17,15 +20,18 @@ _SENTENCES = 64  # of one passage, scored for the explanation
 def answer(served: ServedIndex, question: Question, *, highlights: bool, explain: bool) -> dict[str, Any]:
     """Search, and describe what was found."""
     ranking = served.search(question)
-    hits = [_hit(hit) for hit in ranking]
-    reranker = served.reranker if ranking.scored else None
+    reranker, timings = served.reranker if ranking.scored else None, dict(ranking.timings)
+    hits = [_hit(hit, reranker) for hit in ranking]
     wanted = served.analyzer.query_terms(ranking.query, served.index.languages) if highlights else []
     for hit, shown in zip(ranking, hits, strict=True):
         assert hit.passage is not None
         if highlights:
             shown["highlights"] = _highlights(served.analyzer, wanted, hit.passage)
-        if explain and served.reranker is not None:
-            shown["explain"] = _deciding(served.reranker, ranking.query, hit.passage)
+    if explain and served.reranker is not None:
+        began = perf_counter()
+        for shown, sentence in zip(hits, _deciding(served.reranker, ranking), strict=True):
+            shown["explain"] = sentence
+        timings["explain_ms"] = 1000 * (perf_counter() - began)
     for shown, cut in zip(hits, _tokens_cut(reranker, ranking), strict=True):
         shown["tokens_cut"] = cut
     return {
@@ -34,16 +40,23 @@ def answer(served: ServedIndex, question: Question, *, highlights: bool, explain
         "query": ranking.query,
         "strategy": served.strategy(question),
         "hits": hits,
-        "timings": {name: round(ms, 3) for name, ms in ranking.timings.items()},
+        "timings": {name: round(ms, 3) for name, ms in timings.items()},
         "scored": dict(ranking.scored),
         "notes": list(ranking.notes),
         "truncated": any(hit["tokens_cut"] for hit in hits) or any(" was cut " in note for note in ranking.notes),
     }
 
 
-def _hit(hit: Hit) -> dict[str, Any]:
+def _hit(hit: Hit, reranker: Reranker | None) -> dict[str, Any]:
     assert hit.passage is not None
-    return {**hit.passage.as_json(), "score": hit.score, "scores": dict(hit.scores), "ranks": dict(hit.ranks)}
+    logit = hit.scores.get("rerank")
+    return {
+        **hit.passage.as_json(),
+        "score": hit.score,
+        "probability": None if reranker is None or logit is None else float(reranker.probability(logit)),
+        "scores": dict(hit.scores),
+        "ranks": dict(hit.ranks),
+    }
 
 
 def _highlights(analyzer: Analyzer, wanted: Collection[str], passage: Passage) -> dict[str, list[tuple[int, int]]]:
@@ -52,12 +65,22 @@ def _highlights(analyzer: Analyzer, wanted: Collection[str], passage: Passage) -
     return {part: analyzer.matches(getattr(passage, part), wanted, lang) for part in ("title", "text")}
 
 
-def _deciding(reranker: Reranker, query: str, passage: Passage) -> dict[str, Any] | None:
-    """The sentence of the text that the reranker likes best when it reads it alone: its range, logit and probability."""
-    spans = sentence_spans(passage.text, passage.lang)[:_SENTENCES]
+def _deciding(reranker: Reranker, ranking: Ranking) -> list[dict[str, Any] | None]:
+    """Of each text the sentence that the reranker likes best when it reads it alone: its range, logit and probability.
+
+    The sentences of all hits are one ragged batch. None for a text without a sentence.
+    """
+    passages = [hit.passage for hit in ranking if hit.passage is not None]
+    spans = [sentence_spans(passage.text, passage.lang)[:_SENTENCES] for passage in passages]
+    texts = [passage.text[start:stop] for passage, own in zip(passages, spans, strict=True) for start, stop in own]
+    scores = reranker.score(ranking.query, texts)
+    parts = np.split(scores, np.cumsum([len(own) for own in spans])[:-1]) if spans else []
+    return [_best_of(reranker, own, part) for own, part in zip(spans, parts, strict=True)]
+
+
+def _best_of(reranker: Reranker, spans: Sequence[tuple[int, int]], scores: FloatArray) -> dict[str, Any] | None:
     if not spans:
         return None
-    scores = reranker.score(query, [passage.text[start:stop] for start, stop in spans])
     best = int(scores.argmax())
     return {
         "sentence": spans[best],

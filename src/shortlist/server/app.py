@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
@@ -77,6 +76,7 @@ class Service:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf, self._limits, self._metrics = shelf, shelf.limits, shelf.metrics
         self._desk = Desk(shelf.limits, shelf.metrics)
+        self._files = StaticFiles(directory=_STATIC)
 
     def add_routes(self, app: FastAPI, *, locked: bool) -> None:
         """Register every endpoint with its reply; `locked`: the description says that a key is needed."""
@@ -87,7 +87,8 @@ class Service:
             ("POST", "/rerank", self.tei_rerank, list[wire.TeiRank]),
             ("POST", "/embed", self.tei_embed, list[list[float]]),
             ("POST", "/v1/search", self.search, wire.SearchReply),
-            ("GET", "/v1/indexes", self.indexes, wire.ListReply),
+            ("GET", "/v1/indexes", self.indexes, wire.IndexesReply),
+            ("GET", "/v1/indexes/{name}", self.index, wire.IndexReply),
             ("GET", "/v1/indexes/{name}/passages", self.get_passages, wire.PassagesReply),
             ("POST", "/v1/indexes/{name}/passages", self.store_passages, wire.StoredReply),
             ("DELETE", "/v1/indexes/{name}/passages", self.delete_passages, wire.DeletedReply),
@@ -106,7 +107,7 @@ class Service:
             )
         app.add_api_route("/metrics", self.metrics, methods=["GET"], include_in_schema=False)
         app.add_api_route("/", self.page, methods=["GET"], include_in_schema=False)
-        app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+        app.mount("/static", self._files, name="static")
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -225,6 +226,10 @@ class Service:
         about = await self._work(request, lambda: [one.describe() for one in shelf.indexes.values()], 1, Ticket())
         return Answer({"object": "list", "data": about})
 
+    async def index(self, request: Request, name: str) -> Response:
+        """One of them."""
+        return Answer(await self._work(request, self._shelf.index(name).describe, 1, Ticket()))
+
     async def get_passages(
         self,
         request: Request,
@@ -287,9 +292,9 @@ class Service:
         text = await asyncio.to_thread(self._metrics.exposition, indexes)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def page(self) -> Response:
+    async def page(self, request: Request) -> Response:
         """The page."""
-        return FileResponse(_STATIC / "index.html")
+        return await self._files.get_response("index.html", request.scope)
 
     # --- what they share
 

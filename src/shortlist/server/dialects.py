@@ -246,7 +246,7 @@ class TeiRank(BaseModel):
 
 
 class HitReply(BaseModel):
-    """A passage with what each stage said of it; ranges are [start, stop) in characters."""
+    """A passage with what each stage said of it; ranges are [start, stop) in code points, `probability` the reranker's."""
 
     id: str
     title: str
@@ -254,6 +254,7 @@ class HitReply(BaseModel):
     lang: str
     meta: dict[str, Any]
     score: float
+    probability: float | None = None
     scores: dict[str, float]
     ranks: dict[str, int]
     tokens_cut: int
@@ -273,6 +274,52 @@ class SearchReply(BaseModel):
     scored: dict[str, int]
     notes: list[str]
     truncated: bool
+
+
+class FieldValue(BaseModel):
+    """A value, and how many passages have it."""
+
+    value: str | bool | int | float
+    passages: int
+
+
+class FieldReply(BaseModel):
+    """What there is to filter by in one field; `range` is that of its numbers, `complete` whether `values` are all."""
+
+    types: list[Literal["string", "number", "boolean"]]
+    values: list[FieldValue]
+    complete: bool
+    range: tuple[float, float] | None
+
+
+class EncoderReply(BaseModel):
+    """The encoder that wrote an index, and how the vectors are kept."""
+
+    name: str
+    dims: int
+    vectors: str
+
+
+class IndexReply(BaseModel):
+    """An index; `languages` has passages by language, "" for an unknown one, `bytes` the size on disk of each part."""
+
+    name: str
+    passages: int
+    languages: dict[str, int]
+    analyzer: str
+    encoder: EncoderReply | None
+    reranker: str | None
+    strategies: list[str]
+    fields: dict[str, FieldReply]
+    bytes: dict[str, int]
+    last_commit: str
+
+
+class IndexesReply(BaseModel):
+    """All indexes."""
+
+    object: Literal["list"]
+    data: list[IndexReply]
 
 
 class PassagesReply(BaseModel):

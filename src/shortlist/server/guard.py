@@ -45,7 +45,8 @@ _HEADERS = [
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        b"require-trusted-types-for 'script'; trusted-types 'none'",
     ),
 ]
 
@@ -172,7 +173,7 @@ class Guard:
             raise Refused(
                 421, "the Host header names another server. Use the address that this one listens on, or --allow-host."
             )
-        if not self._keys or scope["path"] in OPEN:
+        if not self._keys or scope["path"] in OPEN or _is_page(scope):
             return
         scheme, _, secret = _header(scope, b"authorization").partition(" ")
         digest = hashlib.sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
@@ -237,7 +238,7 @@ class _Visit:
         asked = _header(scope, b"x-request-id")
         self.id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         self.status, self.bytes, self.key, self.error = 0, 0, "", ""
-        self.body = bytearray()
+        self.body, self._page = bytearray(), _is_page(scope)
         scope.setdefault("state", {})["request_id"] = self.id
 
     async def send(self, message: Message) -> None:
@@ -246,7 +247,7 @@ class _Visit:
             self.status = message["status"]
             own = [*_HEADERS, (b"x-request-id", self.id.encode())]
             if not any(name == b"cache-control" for name, _ in message["headers"]):
-                own.append((b"cache-control", b"no-store"))
+                own.append((b"cache-control", b"no-cache" if self._page else b"no-store"))
             message = {**message, "headers": [*message["headers"], *own]}
         self.bytes += len(message.get("body", b""))
         await self._send(message)
@@ -279,6 +280,11 @@ def _header(scope: Scope, name: bytes) -> str:
 def _host(value: str) -> str:
     """The name in a Host header, without the port."""
     return re.sub(r":\d{1,5}$", "", value.lower())
+
+
+def _is_page(scope: Scope) -> bool:
+    """Whether a file of the package is asked for: it holds nothing of the indexes, and a browser may keep it."""
+    return scope["path"] == "/" or scope["path"].startswith("/static/")
 
 
 def _writes(scope: Scope) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,13 +20,13 @@ from shortlist.pipeline import CANDIDATES, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.server.metrics import Metrics
 from shortlist.server.work import Batching, Limits
+from shortlist.stores.columns import Field
 from shortlist.types import Json, Passage, Ranking
 
 T = TypeVar("T")
 
-_SAMPLED = 1000  # passages whose metadata is looked at for the list of fields
-_VALUES = 20
-_VALUE_CHARS = 64
+_VALUES = 50  # of a field; of one with more only the bounds are told
+_TYPES = {"s": "string", "n": "number", "b": "boolean"}
 Where = Mapping[str, Json]
 
 
@@ -159,45 +157,30 @@ class ServedIndex:
         return {
             "name": self.name,
             "passages": len(self.index),
-            "languages": [lang for lang in self.index.languages if lang],
+            "languages": self.index.language_counts(),
             "analyzer": manifest["analyzer"],
-            "encoder": encoder and {"name": encoder["name"], "dims": encoder["dims"]},
+            "encoder": encoder and {"name": encoder["name"], "dims": encoder["dims"], "vectors": manifest["vectors"]},
             "reranker": self.reranker and self.reranker.name,
             "strategies": [*(["two-stage", "rerank"] if self.reranker else []), *firsts],
             "fields": self._fields_at(published),
-            "size_bytes": sum(self.index.sizes().values()),
+            "bytes": self.index.sizes(),
             "last_commit": datetime.fromtimestamp(published, UTC).isoformat(timespec="seconds"),
         }
 
     def _fields_at(self, published: float) -> dict[str, Any]:
-        """Metadata fields and their most frequent values in the first passages, as of the last commit."""
+        """What there is to filter by, as of the last commit."""
         if self._fields[0] != published:
-            self._fields = published, fields_of(islice(self.index.passages(), _SAMPLED))
+            self._fields = published, {name: _field(one) for name, one in self.index.fields(_VALUES).items() if name != "title"}
         return self._fields[1]
 
 
-def fields_of(passages: Iterator[Passage]) -> dict[str, Any]:
-    """Field -> {"types": JSON types, "values": the most frequent short ones}; `lang` stands beside the metadata."""
-    types: dict[str, set[str]] = {}
-    values: dict[str, Counter[Any]] = {}
-    for passage in passages:
-        for name, value in [("lang", passage.lang or None), *passage.meta.items()]:
-            if value is None:
-                continue
-            types.setdefault(name, set()).add(_json_type(value))
-            count = values.setdefault(name, Counter())
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, str | int | float) and len(str(one)) <= _VALUE_CHARS:
-                    count[one] += 1
+def _field(field: Field) -> dict[str, Any]:
     return {
-        name: {"types": sorted(found), "values": [value for value, _ in values[name].most_common(_VALUES)]}
-        for name, found in sorted(types.items())
+        "types": [_TYPES[kind] for kind in field.kinds],
+        "values": [{"value": value, "passages": count} for value, count in field.values],
+        "complete": field.complete,
+        "range": field.bounds,
     }
-
-
-def _json_type(value: Json) -> str:
-    names = {bool: "boolean", str: "string", int: "number", float: "number", list: "array", dict: "object"}
-    return names.get(type(value), "null")
 
 
 class Shelf:

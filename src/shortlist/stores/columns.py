@@ -13,6 +13,7 @@ condition is a contiguous run of slots.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,30 @@ import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.errors import BadInput, IndexFormatError
-from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, values_of
+from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, value_of, values_of
 from shortlist.stores.durable import REBUILD
 from shortlist.stores.sections import Sections, write_sections
 from shortlist.types import ByteArray
 
 _MAGIC = b"SLFIELD1"
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What passages have in a field, for those who want to filter by it.
+
+    kinds     which of "s" (strings), "n" (numbers), "b" (true and false) occur
+    values    (value, how many live passages have it), the most frequent first; none if more occur than were asked for
+    complete  whether `values` are all that there are
+    bounds    least and greatest number, those of deleted passages included until a compaction; None without numbers
+    """
+
+    kinds: tuple[str, ...]
+    values: tuple[tuple[Value, int], ...]
+    complete: bool
+    bounds: tuple[int | float, int | float] | None
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,11 @@ class ColumnSegment:
         place = bisect_left(self, interval[0])
         return place < len(self) and self[place] < interval[1]
 
+    def places(self, interval: Interval) -> range:
+        """Where the terms in the interval stand."""
+        low = bisect_left(self, interval[0])
+        return range(low, bisect_left(self, interval[1], low))
+
     def fields(self) -> Iterator[str]:
         """The fields that have a value here."""
         place = 0
@@ -156,6 +180,34 @@ def fitting(segments: Sequence[ColumnSegment], field: str, condition: Mapping[st
         for one, slots in zip(segments, found, strict=True):
             mask[one.first : one.first + one.count][slots] = True
     return mask
+
+
+def summaries(segments: Sequence[ColumnSegment], dead: ByteArray, most: int) -> dict[str, Field]:
+    """Field -> what the passages have in it, with the values of fields that have at most `most`. `dead`: uint8[slots]."""
+    names = sorted({name for one in segments for name in one.fields()})
+    found = ((name, _summary(segments, name, dead, most)) for name in names)
+    return {name: field for name, field in found if field.values or not field.complete}
+
+
+def _summary(segments: Sequence[ColumnSegment], name: str, dead: ByteArray, most: int) -> Field:
+    kinds = tuple(kind for kind in KINDS if any(one.holds(span(name, kind)) for one in segments))
+    counts: Counter[bytes] = Counter()
+    for one in segments:
+        places = one.places(span(name))
+        if len(places) > most:
+            return Field(kinds, (), False, _bounds(segments, name))
+        live = dead[one.first : one.first + one.count] == 0
+        for term in map(one.__getitem__, places):
+            counts[term] += int(np.count_nonzero(live[one.slots((term, term + b"\0"))]))
+    held = [(value_of(term), count) for term, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count]
+    shown = tuple((value, count) for value, count in held if value is not None) if len(held) <= most else ()
+    return Field(kinds, shown, len(shown) == len(held), _bounds(segments, name))
+
+
+def _bounds(segments: Sequence[ColumnSegment], name: str) -> tuple[int | float, int | float] | None:
+    terms = [one[place] for one in segments if (found := one.places(span(name, "n"))) for place in (found[0], found[-1])]
+    low, high = (value_of(term) for term in (min(terms), max(terms))) if terms else (None, None)
+    return (low, high) if isinstance(low, int | float) and isinstance(high, int | float) else None
 
 
 def _check(segments: Sequence[ColumnSegment], field: str, condition: Mapping[str, Any]) -> None:

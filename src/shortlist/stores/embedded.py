@@ -38,7 +38,7 @@ import numpy.typing as npt
 from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
-from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, write_columns
+from shortlist.stores.columns import ColumnSegment, Field, fitting, gather, merge_columns, summaries, write_columns
 from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
 from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
@@ -192,6 +192,10 @@ class Snapshot:
     def slots(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
         """The slots of the live passages that fit a filter, ascending."""
         return np.flatnonzero(self._hidden(where)[0] == 0)
+
+    def fields(self, most: int) -> dict[str, Field]:
+        """Field -> what the live passages have in it; `columns.summaries`. Empty for an index that knew no filters."""
+        return summaries(self.files.columns or (), self.dead, most)
 
     def _hidden(self, where: Mapping[str, Any] | None) -> tuple[ByteArray, int]:
         """uint8[slots], 1 for what is deleted or does not fit the filter, and how many are 0."""
