@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from shortlist.pipeline import Pipeline  # noqa: E402
 from shortlist.reranker import Reranker  # noqa: E402
 from shortlist.server import guard  # noqa: E402
 from shortlist.server.work import Limits  # noqa: E402
+from shortlist.text import sentences as sentences_of  # noqa: E402
 from shortlist.types import Passage  # noqa: E402
 
 TEXTS = ["the river in the city", "北京大学图书馆", "", "museum " * 200]
@@ -202,6 +204,8 @@ def test_search_gives_what_the_library_gives(client, index_path, reranker, strat
         assert (shown["scores"], shown["ranks"]) == (dict(hit.scores), dict(hit.ranks))
         assert shown["text"] == hit.passage.text
         assert shown["meta"] == dict(hit.passage.meta)
+        logit = hit.scores.get("rerank")
+        assert shown["probability"] == (None if logit is None else reranker.probability(logit))
     assert set(found["timings"]) == {name for name in ranking.timings if name != "load_ms"}
     assert (found["strategy"], found["scored"]) == (strategy, dict(ranking.scored))
 
@@ -211,7 +215,9 @@ def test_search_marks_words_and_the_deciding_sentence(client, server, reranker):
         text = "Nothing here. Die alten Häuser am Fluss. 没有。"
         index.add([Passage("h1", text, "Ein Haus", "de")])
     body = {"query": "Haus 有", "index": "words", "k": 60, "highlights": True, "explain": True}
-    hit = next(hit for hit in client.post("/v1/search", json=body).json()["hits"] if hit["id"] == "h1")
+    found = client.post("/v1/search", json=body).json()
+    assert found["timings"]["explain_ms"] > 0
+    hit = next(hit for hit in found["hits"] if hit["id"] == "h1")
     assert [text[a:b] for a, b in hit["highlights"]["text"]] == ["Häuser"]
     assert hit["highlights"]["title"] == [[4, 8]]
     sentences = ["Nothing here.", "Die alten Häuser am Fluss.", "没有。"]
@@ -219,6 +225,9 @@ def test_search_marks_words_and_the_deciding_sentence(client, server, reranker):
     start, stop = hit["explain"]["sentence"]
     assert text[start:stop] == sentences[int(scores.argmax())]
     assert hit["explain"]["score"] == float(scores.max())
+    for one in found["hits"]:
+        own = reranker.score(body["query"], sentences_of(one["text"], one["lang"]))
+        assert one["explain"] == (None if not len(own) else {**one["explain"], "score": float(own.max())})
 
 
 def test_search_says_what_it_cannot_do(client):
@@ -278,6 +287,7 @@ def test_passages_come_and_go(client, tmp_path, tiny_encoder_folder):
         assert sum(about["languages"].values()) == 6
         assert about["passages"] == 6
         assert own.request("DELETE", url, json={"ids": ["n1", "p0"]}).json() == {"deleted": 2, "passages": 4}
+        assert "year" not in own.get("/v1/indexes/new").json()["fields"]
         assert own.request("DELETE", url, json={"ids": ["n1"]}).status_code == 422
         assert own.request("DELETE", url, json={}).status_code == 422
         wait_for(lambda: one.shelf.index("new")._writer is None)
@@ -609,6 +619,16 @@ def test_the_command_refuses(tmp_path, words, message):
     assert done.returncode in (1, 2)
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_opens_the_page(tmp_path):
+    path, seen = make_index(tmp_path / "new.idx", None, 5), tmp_path / "seen"
+    (tmp_path / "browser").write_text(f'#!/bin/sh\nprintf %s "$1" > {seen}.part && mv {seen}.part {seen}\n')
+    (tmp_path / "browser").chmod(0o755)
+    with process(path, "--rerank", "none", "--open", env={**os.environ, "BROWSER": f"{tmp_path}/browser %s"}) as (_, url):
+        wait_for(seen.exists)
+        assert seen.read_text() == url
+        assert "<title>shortlist</title>" in httpx.get(url).text
 
 
 def test_without_the_extra_the_command_says_what_to_install():

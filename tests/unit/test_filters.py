@@ -2,6 +2,7 @@
 
 import operator
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shortlist.errors import BadInput, IndexFormatError
-from shortlist.filters import checked, conditions, evaluate, kind_of, parse, term, terms_of, values_of
-from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, write_columns
+from shortlist.filters import checked, conditions, evaluate, kind_of, parse, term, terms_of, value_of, values_of
+from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, summaries, write_columns
 
 COMPARE = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -114,6 +115,47 @@ def test_terms_of_numbers_sort_as_the_numbers_do(pair):
     one, other = pair
     assert (term("f", one) < term("f", other)) == (one < other)
     assert (term("f", one) == term("f", other)) == (one == other)
+
+
+@given(st.one_of(SCALARS.filter(lambda value: value is not None), st.integers(), st.floats(allow_nan=False), st.text()))
+def test_a_term_gives_its_value_back_or_says_that_it_cannot(value):
+    found = value_of(term("f", value))
+    if found is None:
+        long = isinstance(value, str) and len(value.encode("utf-8", "surrogatepass")) > 200
+        assert long or abs(value) > 1e308
+    else:
+        assert kind_of(found) == kind_of(value)
+        assert found == value or abs(value) > 2**115  # beyond that whole numbers compare as floats do
+        assert term("f", found) == term("f", value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    groups=st.lists(st.lists(PASSAGES, max_size=5), min_size=1, max_size=3),
+    gone=st.sets(st.integers(0, 14)),
+    most=st.integers(1, 6),
+)
+def test_summaries_equal_a_loop_over_the_dicts(groups, gone, most, tmp_path_factory):
+    everything = [passage for group in groups for passage in group]
+    dead = np.array([number in gone for number in range(len(everything))], np.uint8)
+    live = [passage for number, passage in enumerate(everything) if number not in gone]
+    found = summaries(segments_of(tmp_path_factory.mktemp("columns"), *groups), dead, most)
+    for field in [*FIELDS, "f.x.y"]:
+        counts = Counter(one for p in live for one in {term(field, v) for v in values(p, field)})
+        written = [v for p in everything for v in values(p, field)]
+        if field not in found:
+            assert not counts
+            continue
+        one = found[field]
+        assert set(one.kinds) == {kind_of(v) for v in written}
+        numbers = [v for v in written if kind_of(v) == "n" and abs(v) < 1e308]
+        if numbers and len(numbers) == len([v for v in written if kind_of(v) == "n"]):
+            assert one.bounds == (min(numbers), max(numbers))
+        if one.complete:
+            assert {term(field, value): count for value, count in one.values} == dict(counts)
+            assert [count for _, count in one.values] == sorted(counts.values(), reverse=True)
+        else:
+            assert len({term(field, v) for v in written}) > most or any(value_of(name) is None for name in counts)
 
 
 # --- the text

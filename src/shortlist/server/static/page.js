@@ -9,6 +9,7 @@ const DEBOUNCE_MS = 120;
 const SETTLED_MS = 1500; // after which the next letter is a new question in the browser's history
 const SIDE_BY_SIDE = "side-by-side";
 const K = 10;
+const RERANKED = new Set(["two-stage", "rerank"]); // where a sentence can have decided
 const HIDDEN_FIELDS = new Set(["and", "or", "not"]); // words of the filter language
 
 let served = []; // what /v1/indexes says
@@ -100,10 +101,15 @@ function drawControls() {
 }
 
 function drawFilters() {
-  const fields = Object.entries(index().fields).filter(([name, field]) => !HIDDEN_FIELDS.has(name) && (field.values.length > 1 || !field.complete));
+  const fields = Object.entries(index().fields).filter(([name, field]) => !HIDDEN_FIELDS.has(name) && divides(field));
   const clear = el("button", { type: "button", class: "plain", onclick: clearFilters, hidden: Object.keys(state.where).length === 0 }, "Clear filters");
   $("filters").replaceChildren($("filters").firstElementChild, ...fields.map(([name, field]) => filter(name, field)), clear);
   $("filters").hidden = fields.length === 0 && clear.hidden;
+}
+
+/** Whether a filter by this field can leave some passages out. */
+function divides(field) {
+  return field.values.length > 1 || !field.complete || field.values[0].passages < index().passages;
 }
 
 function filter(name, field) {
@@ -190,7 +196,7 @@ async function ask() {
     columns.map(async (strategy, place) => {
       const start = performance.now();
       try {
-        const body = { query: state.q, index: state.index, strategy, k: K, highlights: true, explain: state.explain && index().reranker !== null };
+        const body = { query: state.q, index: state.index, strategy, k: K, highlights: true, explain: state.explain && RERANKED.has(strategy) };
         if (Object.keys(state.where).length) body.where = state.where;
         const reply = await search(body, mine.signal);
         found[place] = { reply, roundTrip: performance.now() - start };
@@ -347,24 +353,26 @@ function lines() {
   return drawing;
 }
 
-/** A curve from each passage to itself in the next column; none where the columns stand one above the other. */
+/** A curve from each passage to itself in the next column that has it; none where the columns stand one above the other. */
 function drawLines() {
   const grid = $("view").querySelector(".columns");
   const drawing = grid?.querySelector(".lines");
   if (!drawing) return;
   const zero = grid.getBoundingClientRect();
   const columns = [...grid.querySelectorAll(":scope > section")];
+  const seen = new Map(); // passage -> its box in the last column that had it, and which that was
   const paths = [];
-  columns.slice(0, -1).forEach((left, place) => {
-    if (left.getBoundingClientRect().right > columns[place + 1].getBoundingClientRect().left) return;
-    const right = new Map([...columns[place + 1].querySelectorAll(".hit")].map((one) => [one.dataset.passage, one]));
-    for (const one of left.querySelectorAll(".hit")) {
-      if (!right.has(one.dataset.passage)) continue;
-      const [a, b] = [one.getBoundingClientRect(), right.get(one.dataset.passage).getBoundingClientRect()];
-      const [x1, y1, x2, y2] = [a.right - zero.left, a.top - zero.top + 20, b.left - zero.left, b.top - zero.top + 20];
+  columns.forEach((column, place) => {
+    for (const one of column.querySelectorAll(".hit")) {
+      const [id, box] = [one.dataset.passage, one.getBoundingClientRect()];
+      const before = seen.get(id);
+      seen.set(id, { box, place });
+      if (!before || before.box.right > box.left) continue;
+      const [x1, y1, x2, y2] = [before.box.right - zero.left, before.box.top - zero.top + 20, box.left - zero.left, box.top - zero.top + 20];
       const path = document.createElementNS(SVG, "path");
-      path.setAttribute("d", `M${x1} ${y1}C${(x1 + x2) / 2} ${y1} ${(x1 + x2) / 2} ${y2} ${x2} ${y2}`);
-      path.dataset.passage = one.dataset.passage;
+      path.setAttribute("d", `M${x1} ${y1}C${x1 + 40} ${y1} ${x2 - 40} ${y2} ${x2} ${y2}`);
+      path.dataset.passage = id;
+      if (place - before.place > 1) path.setAttribute("class", "far");
       paths.push(path);
     }
   });
