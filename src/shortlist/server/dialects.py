@@ -303,6 +303,7 @@ class EncoderReply(BaseModel):
 class IndexReply(BaseModel):
     """An index; `languages` has passages by language, "" for an unknown one, `bytes` the size on disk of each part."""
 
+    object: Literal["index"]
     name: str
     passages: int
     languages: dict[str, int]

@@ -155,6 +155,7 @@ class ServedIndex:
         encoder = manifest["encoder"]
         firsts = ["hybrid", "dense", "bm25"] if encoder else ["bm25"]
         return {
+            "object": "index",
             "name": self.name,
             "passages": len(self.index),
             "languages": self.index.language_counts(),
