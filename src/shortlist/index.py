@@ -341,6 +341,10 @@ class Index:
         """All passages as of now, or those that fit a filter (`search`), in the order in which they came."""
         return self._store.snapshot().passages(_checked_where(where))
 
+    def count(self, where: Where | None = None) -> int:
+        """How many passages there are now, or how many fit a filter (`search`)."""
+        return len(self) if where is None else len(self._store.snapshot().slots(checked_filter(where)))
+
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each part.
 

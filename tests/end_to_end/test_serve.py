@@ -251,6 +251,15 @@ def test_search_says_what_it_cannot_do(client):
     assert reply.json()["error"]["param"] == "query"
 
 
+def test_a_reranker_that_would_read_too_much_is_refused_unless_a_filter_leaves_less(index_path, tiny_reranker_folder):
+    with running([index_path], rerank=str(tiny_reranker_folder), limits=Limits(queue_tokens=2000)) as one:
+        ask = {"query": "river", "strategy": "rerank", "k": 5}
+        assert httpx.post(f"{one.url}/v1/search", json=ask).status_code == 413
+        found = httpx.post(f"{one.url}/v1/search", json={**ask, "where": {"id": {"in": ["p1", "p2", "none"]}}})
+        assert {hit["id"] for hit in found.json()["hits"]} == {"p1", "p2"}
+        assert httpx.post(f"{one.url}/v1/search", json={**ask, "where": {"nofield": 1}}).status_code == 422
+
+
 def test_search_with_a_filter(client):
     body = {"query": "river", "index": "wiki", "k": 50, "strategy": "bm25", "where": {"lang": "en"}}
     hits = client.post("/v1/search", json=body).json()["hits"]

@@ -144,4 +144,4 @@ def test_schemathesis(server):
             case.call_and_validate(headers=headers, timeout=PATIENCE_S, excluded_checks=[positive_data_acceptance])
 
         check()
-    assert len(seen) == 11
+    assert len(seen) == 12

@@ -93,7 +93,7 @@ class ServedIndex:
         """How many passages the reranker is going to read."""
         strategy = self.strategy(question)
         if strategy == "rerank":
-            return len(self.index)
+            return self.index.count(question.where)
         return question.candidates or max(CANDIDATES, question.k) if strategy == "two-stage" else 0
 
     def get(self, ids: Sequence[str]) -> tuple[list[Passage], list[str]]:

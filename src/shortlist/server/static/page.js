@@ -101,7 +101,7 @@ function drawControls() {
 }
 
 function drawFilters() {
-  const fields = Object.entries(index().fields).filter(([name, field]) => !HIDDEN_FIELDS.has(name) && divides(field));
+  const fields = Object.entries(index().fields).filter(([name, field]) => !HIDDEN_FIELDS.has(name) && divides(field)).sort(([a], [b]) => (b === "lang") - (a === "lang"));
   const clear = el("button", { type: "button", class: "plain", onclick: clearFilters, hidden: Object.keys(state.where).length === 0 }, "Clear filters");
   $("filters").replaceChildren($("filters").firstElementChild, ...fields.map(([name, field]) => filter(name, field)), clear);
   $("filters").hidden = fields.length === 0 && clear.hidden;
@@ -249,7 +249,7 @@ function showEmpty() {
 }
 
 function showList({ reply, roundTrip, problem }) {
-  if (problem) return showProblem(problem);
+  if (problem) return showProblem(problem, state.strategy);
   if (reply.hits.length === 0) return show(nothing(reply), timings(reply, roundTrip));
   show(
     timings(reply, roundTrip),
@@ -271,12 +271,12 @@ function nothing(reply) {
 }
 
 /** What went wrong, and what to do: a key, patience, or another try. */
-function showProblem(problem) {
+function showProblem(problem, strategy = "") {
   if (problem.status === 401) return showKey();
   const wait = problem.status === 429 || problem.status === 503 ? Math.max(1, problem.retryAfter) : 0;
   const retry = el("button", { type: "button", onclick: () => (served.length ? ask() : begin()) }, "Try again");
   const title = problem.status === 0 ? "No connection" : problem.status === 429 ? "The server is busy" : "That did not work";
-  show(el("section", { class: "message problem", role: "alert" }, el("h3", {}, title), el("p", { dir: "auto" }, sentence(problem.message)), wait > 0 && el("p", {}, `Trying again in ${wait} s.`), retry));
+  show(el("section", { class: "message problem", role: "alert" }, el("h3", {}, title), el("p", { dir: "auto" }, explained(strategy, problem)), wait > 0 && el("p", {}, `Trying again in ${wait} s.`), retry));
   if (wait) again = setTimeout(() => retry.click(), 1000 * wait);
 }
 
@@ -329,7 +329,7 @@ function column(strategy, at, columns, found, places, badges) {
   const rest = el("div", { class: "rest" });
   const section = el("section", { "aria-labelledby": title.id }, title, rest);
   if (!found) rest.append(skeleton());
-  else if (found.problem) rest.append(el("p", { class: "problem", role: "alert", dir: "auto" }, sentence(found.problem.message)));
+  else if (found.problem) rest.append(el("p", { class: "problem", role: "alert", dir: "auto" }, explained(strategy, found.problem)));
   else {
     const others = columns.map((one, place) => [one, place]).filter(([one, place]) => one !== strategy && places[place].size > 0);
     const hits = found.reply.hits.map((one, place) =>
@@ -340,6 +340,12 @@ function column(strategy, at, columns, found, places, badges) {
     rest.append(hits.length ? el("ol", { class: "hits", "aria-label": `${STRATEGIES[strategy]}, best first` }, hits) : el("p", { class: "quiet" }, "No passage found."));
   }
   return section;
+}
+
+/** The server's words, and for a reranker that would have to read too much, what to do. */
+function explained(strategy, problem) {
+  const hint = problem.status === 413 && strategy === "rerank" ? " Reading every passage is for small indexes: a filter leaves fewer." : "";
+  return sentence(problem.message) + hint;
 }
 
 const letter = (place) => (place < 26 ? String.fromCharCode(65 + place) : String(place + 1));
