@@ -177,6 +177,21 @@ def test_results_as_one_types(opened, url):
     check_access(page)
 
 
+def test_letters_on_the_way_to_chinese_are_not_searched(opened, url):
+    page = settled(opened(url))
+    sent = []
+    page.on("request", lambda one: sent.append(one.post_data_json["query"]) if one.url.endswith("/v1/search") else None)
+    keyboard = page.context.new_cdp_session(page)
+    for text in ("c", "ch", "chang", "changjiang"):
+        keyboard.send("Input.imeSetComposition", {"text": text, "selectionStart": len(text), "selectionEnd": len(text)})
+        page.wait_for_timeout(200)
+    assert sent == []
+    keyboard.send("Input.insertText", {"text": "长江"})
+    page.locator(".hits").wait_for()
+    assert sent == ["长江"]
+    assert ids(page)[0] == asked(url, "长江")["hits"][0]["id"]
+
+
 def test_loading(opened, url):
     page = settled(opened(url))
     waiting = []

@@ -20,16 +20,17 @@ export const dropKey = () => sessionStorage.removeItem(KEY);
 async function call(path, signal, body) {
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   if (hasKey()) headers.Authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
-  let response;
+  let response, reply;
   try {
     response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, body: JSON.stringify(body), signal });
+    reply = await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "The server does not answer. Is shortlist serve still running?");
+    if (!response) throw new Problem(0, "The server does not answer. Is shortlist serve still running?");
+    reply = { error: { message: response.ok ? "The answer broke off." : response.statusText } };
   }
-  if (response.ok) return response.json();
-  const message = await response.json().then((reply) => reply.error.message).catch(() => response.statusText);
-  throw new Problem(response.status, message, Number(response.headers.get("Retry-After")) || 0);
+  if (response.ok && !reply.error) return reply;
+  throw new Problem(response.status, reply.error?.message ?? response.statusText, Number(response.headers.get("Retry-After")) || 0);
 }
 
 export const indexes = async (signal) => (await call("v1/indexes", signal)).data;

@@ -478,7 +478,11 @@ $("ask").addEventListener("submit", (event) => {
   settle();
   if (served.length) ask();
 });
-$("q").addEventListener("input", () => served.length && typed());
+$("q").addEventListener("input", (event) => {
+  const spelling = event.isComposing && /^[ -~]*$/.test(event.data ?? ""); // Latin letters on the way to Chinese
+  if (served.length && !spelling) typed();
+});
+$("q").addEventListener("compositionend", () => served.length && $("q").value !== state.q && typed());
 $("q").addEventListener("change", settle);
 $("strategies").addEventListener("change", (event) => change({ strategy: event.target.value }));
 $("explain").addEventListener("change", () => change({ explain: $("explain").checked }));

@@ -48,7 +48,7 @@ export function hit(reply, one, place, { compact = false, badge = null, elsewher
     el(
       "article",
       {},
-      el("div", { class: "head" }, el("h3", { ...tongue(one.lang) }, button), verdict(reply, one)),
+      el("div", { class: "head" }, el(compact ? "h4" : "h3", { ...tongue(one.lang) }, button), verdict(reply, one)),
       text,
       compact ? whereElse(elsewhere) : journey(reply, one, place),
       compact ? cut(one) : facts(one),
