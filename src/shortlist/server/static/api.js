@@ -30,7 +30,11 @@ async function call(path, signal, body) {
     reply = { error: { message: response.ok ? "The answer broke off." : response.statusText } };
   }
   if (response.ok && !reply.error) return reply;
-  throw new Problem(response.status, reply.error?.message ?? response.statusText, Number(response.headers.get("Retry-After")) || 0);
+  throw new Problem(
+    response.status,
+    reply.error?.message ?? response.statusText,
+    Number(response.headers.get("Retry-After")) || 0,
+  );
 }
 
 export const indexes = async (signal) => (await call("v1/indexes", signal)).data;

@@ -38,7 +38,7 @@ export function milliseconds(ms) {
 /** A text with matched words marked and the deciding sentence set off. Ranges are [start, stop) in code points. */
 export function marked(text, ranges = [], sentence = null, shorten = false) {
   const chars = Array.from(text);
-    let [first, last] = sentence?.sentence ?? [0, 0];
+  let [first, last] = sentence?.sentence ?? [0, 0];
   if (first === 0 && last === chars.length) last = 0; // the only sentence decides in any case
   const begin = shorten ? beginning(chars, sentence?.sentence[0] ?? ranges[0]?.[0] ?? 0) : 0;
   const cuts = [begin, chars.length, first, last, ...ranges.flat()].filter((cut) => cut >= begin && cut <= chars.length);

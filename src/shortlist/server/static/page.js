@@ -1,8 +1,9 @@
-// The page: what is asked stands in its address, the answer below. See api.js, view.js, dom.js.
+// The page: what is asked stands in its address, the answer below. See api.js, view.js, columns.js, dom.js.
 
 import { Problem, dropKey, hasKey, indexes, keepKey, search } from "./api.js";
+import { sideBySide } from "./columns.js";
 import { el, languageName, whole } from "./dom.js";
-import { STRATEGIES, about, hit, notes, sentence, timings } from "./view.js";
+import { STRATEGIES, about, explained, hit, notes, skeleton, timings } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const DEBOUNCE_MS = 120;
@@ -47,7 +48,13 @@ function fromAddress() {
     if (kind === "max" && Number.isFinite(Number(text))) where[field] = { ...where[field], lte: Number(text) };
   }
   const name = served.some((one) => one.name === asked.get("index")) ? asked.get("index") : served[0].name;
-  state = { q: asked.get("q") ?? "", index: name, strategy: asked.get("strategy") ?? "", explain: asked.get("explain") !== "off", where };
+  state = {
+    q: asked.get("q") ?? "",
+    index: name,
+    strategy: asked.get("strategy") ?? "",
+    explain: asked.get("explain") !== "off",
+    where,
+  };
   if (!choices().includes(state.strategy)) state.strategy = choices()[0];
 }
 
@@ -59,7 +66,12 @@ function address() {
   if (!state.explain) asked.set("explain", "off");
   for (const [field, value] of Object.entries(state.where)) {
     if (typeof value !== "object") asked.set(`is.${field}`, written(value));
-    else for (const [bound, name] of [["gte", "min"], ["lte", "max"]]) if (bound in value) asked.set(`${name}.${field}`, String(value[bound]));
+    else
+      for (const [bound, name] of [
+        ["gte", "min"],
+        ["lte", "max"],
+      ])
+        if (bound in value) asked.set(`${name}.${field}`, String(value[bound]));
   }
   const text = asked.toString();
   return text ? `?${text}` : location.pathname;
@@ -88,11 +100,20 @@ function compared() {
 function drawControls() {
   $("q").value = state.q;
   $("index-choice").hidden = served.length < 2;
-  $("index").replaceChildren(...served.map((one) => el("option", { value: one.name, selected: one.name === state.index }, one.name)));
+  $("index").replaceChildren(
+    ...served.map((one) => el("option", { value: one.name, selected: one.name === state.index }, one.name)),
+  );
   const legend = $("strategies").firstElementChild;
   $("strategies").replaceChildren(
     legend,
-    ...choices().map((one) => el("label", {}, el("input", { type: "radio", name: "strategy", value: one, checked: one === state.strategy }), el("span", {}, STRATEGIES[one] ?? "Side by side"))),
+    ...choices().map((one) =>
+      el(
+        "label",
+        {},
+        el("input", { type: "radio", name: "strategy", value: one, checked: one === state.strategy }),
+        el("span", {}, STRATEGIES[one] ?? "Side by side"),
+      ),
+    ),
   );
   $("explain").checked = state.explain;
   $("explain").closest("label").hidden = index().reranker === null;
@@ -101,8 +122,14 @@ function drawControls() {
 }
 
 function drawFilters() {
-  const fields = Object.entries(index().fields).filter(([name, field]) => !HIDDEN_FIELDS.has(name) && divides(field)).sort(([a], [b]) => (b === "lang") - (a === "lang"));
-  const clear = el("button", { type: "button", class: "plain", onclick: clearFilters, hidden: Object.keys(state.where).length === 0 }, "Clear filters");
+  const fields = Object.entries(index().fields)
+    .filter(([name, field]) => !HIDDEN_FIELDS.has(name) && divides(field))
+    .sort(([a], [b]) => (b === "lang") - (a === "lang"));
+  const clear = el(
+    "button",
+    { type: "button", class: "plain", onclick: clearFilters, hidden: Object.keys(state.where).length === 0 },
+    "Clear filters",
+  );
   $("filters").replaceChildren($("filters").firstElementChild, ...fields.map(([name, field]) => filter(name, field)), clear);
   $("filters").hidden = fields.length === 0 && clear.hidden;
 }
@@ -115,22 +142,44 @@ function divides(field) {
 function filter(name, field) {
   const now = state.where[name];
   if (field.values.length > 0) {
-    const pick = el("select", { onchange: () => narrow(name, pick.value === "" ? undefined : JSON.parse(pick.value)) }, el("option", { value: "" }, "any"));
+    const pick = el(
+      "select",
+      { onchange: () => narrow(name, pick.value === "" ? undefined : JSON.parse(pick.value)) },
+      el("option", { value: "" }, "any"),
+    );
     const shown = (value) => (name === "lang" ? languageName(value) : String(value));
     for (const { value, passages } of field.values) {
-      pick.append(el("option", { value: JSON.stringify(value), selected: value === now }, `${shown(value)} (${whole(passages)})`));
+      pick.append(
+        el("option", { value: JSON.stringify(value), selected: value === now }, `${shown(value)} (${whole(passages)})`),
+      );
     }
-    if (now !== undefined && !field.values.some(({ value }) => value === now)) pick.append(el("option", { value: JSON.stringify(now), selected: true }, shown(now)));
+    if (now !== undefined && !field.values.some(({ value }) => value === now))
+      pick.append(el("option", { value: JSON.stringify(now), selected: true }, shown(now)));
     return el("label", {}, name === "lang" ? "Language" : name, " ", pick);
   }
   if (field.types.length === 1 && field.types[0] === "number" && field.range) return between(name, field.range, now);
-  const box = el("input", { type: "text", size: "12", dir: "auto", placeholder: "any", value: now ?? "", onchange: () => narrow(name, box.value || undefined) });
+  const box = el("input", {
+    type: "text",
+    size: "12",
+    dir: "auto",
+    placeholder: "any",
+    value: now ?? "",
+    onchange: () => narrow(name, box.value || undefined),
+  });
   return el("label", {}, name, " ", box);
 }
 
 function between(name, [least, most], now) {
   const bounds = ["gte", "lte"].map((bound, place) => {
-    const box = el("input", { type: "number", step: "any", min: least, max: most, placeholder: String([least, most][place]), value: now?.[bound] ?? "", "aria-label": `${name}, ${["at least", "at most"][place]}` });
+    const box = el("input", {
+      type: "number",
+      step: "any",
+      min: least,
+      max: most,
+      placeholder: String([least, most][place]),
+      value: now?.[bound] ?? "",
+      "aria-label": `${name}, ${["at least", "at most"][place]}`,
+    });
     box.addEventListener("change", () => {
       const kept = { ...(typeof state.where[name] === "object" ? state.where[name] : {}) };
       if (box.value === "") delete kept[bound];
@@ -196,7 +245,14 @@ async function ask() {
     columns.map(async (strategy, place) => {
       const start = performance.now();
       try {
-        const body = { query: state.q, index: state.index, strategy, k: K, highlights: true, explain: state.explain && RERANKED.has(strategy) };
+        const body = {
+          query: state.q,
+          index: state.index,
+          strategy,
+          k: K,
+          highlights: true,
+          explain: state.explain && RERANKED.has(strategy),
+        };
         if (Object.keys(state.where).length) body.where = state.where;
         const reply = await search(body, mine.signal);
         found[place] = { reply, roundTrip: performance.now() - start };
@@ -205,13 +261,15 @@ async function ask() {
         if (!(problem instanceof Problem)) throw problem;
         found[place] = { problem };
       }
-      if (mine === running && beside) showColumns(columns, found);
+      if (mine === running && beside) show(sideBySide(columns, found));
     }),
   );
   if (mine !== running) return;
   running = null;
   busy(false);
-  if (!beside) showList(found[0]);
+  const all = found.every(({ problem }) => problem);
+  if (all) showProblem(found[0].problem, columns[0]);
+  else if (!beside) showList(found[0]);
   say(spoken(columns, found));
 }
 
@@ -229,16 +287,11 @@ function busy(is) {
   if (is && !$("view").querySelector(".hits, .columns")) $("view").replaceChildren(skeleton());
 }
 
-function skeleton() {
-  return el("div", { class: "skeleton", "aria-hidden": "true" }, Array.from({ length: 4 }, () => el("div", {}, el("i"), el("i"), el("i"))));
-}
-
 const say = (text) => ($("status").textContent = text);
 
 // --- showing
 
 function show(...nodes) {
-  watcher.disconnect();
   $("view").replaceChildren(...nodes.filter(Boolean));
 }
 
@@ -248,13 +301,16 @@ function showEmpty() {
   show(el("section", { class: "empty", "aria-label": `The index ${state.index}` }, el("h3", {}, state.index), about(index())));
 }
 
-function showList({ reply, roundTrip, problem }) {
-  if (problem) return showProblem(problem, state.strategy);
+function showList({ reply, roundTrip }) {
   if (reply.hits.length === 0) return show(nothing(reply), timings(reply, roundTrip));
   show(
     timings(reply, roundTrip),
     notes(reply),
-    el("ol", { class: "hits", "aria-label": "Passages, best first" }, reply.hits.map((one, at) => hit(reply, one, at + 1))),
+    el(
+      "ol",
+      { class: "hits", "aria-label": "Passages, best first" },
+      reply.hits.map((one, at) => hit(reply, one, at + 1)),
+    ),
   );
 }
 
@@ -265,7 +321,13 @@ function nothing(reply) {
     { class: "message" },
     el("h3", {}, "No passage found"),
     notes(reply),
-    el("p", {}, narrowed ? "The filters leave nothing that fits." : "Other words may find one, or another strategy: the embedding needs no word in common."),
+    el(
+      "p",
+      {},
+      narrowed
+        ? "The filters leave nothing that fits."
+        : "Other words may find one, or another strategy: the embedding needs no word in common.",
+    ),
     narrowed && el("button", { type: "button", onclick: clearFilters }, "Clear filters"),
   );
 }
@@ -276,20 +338,40 @@ function showProblem(problem, strategy = "") {
   const wait = problem.status === 429 || problem.status === 503 ? Math.max(1, problem.retryAfter) : 0;
   const retry = el("button", { type: "button", onclick: () => (served.length ? ask() : begin()) }, "Try again");
   const title = problem.status === 0 ? "No connection" : problem.status === 429 ? "The server is busy" : "That did not work";
-  show(el("section", { class: "message problem", role: "alert" }, el("h3", {}, title), el("p", { dir: "auto" }, explained(strategy, problem)), wait > 0 && el("p", {}, `Trying again in ${wait} s.`), retry));
+  show(
+    el(
+      "section",
+      { class: "message problem", role: "alert" },
+      el("h3", {}, title),
+      el("p", { dir: "auto" }, explained(strategy, problem)),
+      wait > 0 && el("p", {}, `Trying again in ${wait} s.`),
+      retry,
+    ),
+  );
   if (wait) again = setTimeout(() => retry.click(), 1000 * wait);
 }
 
 function showKey() {
   const refused = hasKey();
   dropKey();
-  const box = el("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true, pattern: "[\\x21-\\x7e]+" });
+  const box = el("input", {
+    type: "password",
+    id: "key",
+    autocomplete: "off",
+    spellcheck: "false",
+    required: true,
+    pattern: "[\\x21-\\x7e]+",
+  });
   const form = el(
     "form",
     { class: "message problem" },
     el("h3", {}, "This server asks for a key"),
     el("p", { role: "alert" }, refused ? "That key is not known here." : "Whoever runs it can give you one that may read."),
-    el("label", { for: "key" }, "Key"), " ", box, " ", el("button", {}, "Use this key"),
+    el("label", { for: "key" }, "Key"),
+    " ",
+    box,
+    " ",
+    el("button", {}, "Use this key"),
     el("p", { class: "quiet" }, "It is kept in this tab and forgotten with it."),
   );
   form.addEventListener("submit", (event) => {
@@ -300,95 +382,6 @@ function showKey() {
   });
   show(form);
   box.focus();
-}
-
-// --- side by side
-
-const watcher = new ResizeObserver(() => drawLines());
-
-/** The columns that have come so far, with lines from each passage to its place in the next. */
-function showColumns(columns, found) {
-  const problem = found.find((one) => one?.problem?.status === 401)?.problem;
-  if (problem) return showProblem(problem);
-  const places = columns.map((_, at) => new Map(found[at]?.reply?.hits.map((one, place) => [one.id, place + 1])));
-  const badges = new Map();
-  for (const id of [...places].reverse().flatMap((column) => [...column.keys()])) {
-    if (!badges.has(id) && places.filter((column) => column.has(id)).length > 1) badges.set(id, letter(badges.size));
-  }
-  const grid = el("div", { class: "columns" }, columns.map((strategy, at) => column(strategy, at, columns, found[at], places, badges)));
-  grid.prepend(lines());
-  grid.addEventListener("pointerover", (event) => follow(grid, event.target));
-  grid.addEventListener("focusin", (event) => follow(grid, event.target));
-  grid.addEventListener("pointerleave", () => follow(grid, null));
-  show(grid);
-  watcher.observe(grid);
-}
-
-function column(strategy, at, columns, found, places, badges) {
-  const title = el("h3", { id: `column-${strategy}` }, STRATEGIES[strategy]);
-  const rest = el("div", { class: "rest" });
-  const section = el("section", { "aria-labelledby": title.id }, title, rest);
-  if (!found) rest.append(skeleton());
-  else if (found.problem) rest.append(el("p", { class: "problem", role: "alert", dir: "auto" }, explained(strategy, found.problem)));
-  else {
-    const others = columns.map((one, place) => [one, place]).filter(([one, place]) => one !== strategy && places[place].size > 0);
-    const hits = found.reply.hits.map((one, place) =>
-      hit(found.reply, one, place + 1, { compact: true, badge: badges.get(one.id), elsewhere: others.map(([other, where]) => [other, places[where].get(one.id)]) }),
-    );
-    rest.before(timings(found.reply, found.roundTrip));
-    if (found.reply.notes.length) rest.append(notes(found.reply));
-    rest.append(hits.length ? el("ol", { class: "hits", "aria-label": `${STRATEGIES[strategy]}, best first` }, hits) : el("p", { class: "quiet" }, "No passage found."));
-  }
-  return section;
-}
-
-/** The server's words, and for a reranker that would have to read too much, what to do. */
-function explained(strategy, problem) {
-  const hint = problem.status === 413 && strategy === "rerank" ? " Reading every passage is for small indexes: a filter leaves fewer." : "";
-  return sentence(problem.message) + hint;
-}
-
-const letter = (place) => (place < 26 ? String.fromCharCode(65 + place) : String(place + 1));
-
-const SVG = "http://www.w3.org/2000/svg";
-
-function lines() {
-  const drawing = document.createElementNS(SVG, "svg");
-  drawing.setAttribute("aria-hidden", "true");
-  drawing.setAttribute("class", "lines");
-  return drawing;
-}
-
-/** A curve from each passage to itself in the next column that has it; none where the columns stand one above the other. */
-function drawLines() {
-  const grid = $("view").querySelector(".columns");
-  const drawing = grid?.querySelector(".lines");
-  if (!drawing) return;
-  const zero = grid.getBoundingClientRect();
-  const columns = [...grid.querySelectorAll(":scope > section")];
-  const seen = new Map(); // passage -> its box in the last column that had it, and which that was
-  const paths = [];
-  columns.forEach((column, place) => {
-    for (const one of column.querySelectorAll(".hit")) {
-      const [id, box] = [one.dataset.passage, one.getBoundingClientRect()];
-      const before = seen.get(id);
-      seen.set(id, { box, place });
-      if (!before || before.box.right > box.left) continue;
-      const [x1, y1, x2, y2] = [before.box.right - zero.left, before.box.top - zero.top + 20, box.left - zero.left, box.top - zero.top + 20];
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("d", `M${x1} ${y1}C${x1 + 40} ${y1} ${x2 - 40} ${y2} ${x2} ${y2}`);
-      path.dataset.passage = id;
-      if (place - before.place > 1) path.setAttribute("class", "far");
-      paths.push(path);
-    }
-  });
-  drawing.replaceChildren(...paths);
-}
-
-/** Bring out one passage in every column. */
-function follow(grid, target) {
-  const id = target?.closest?.(".hit")?.dataset.passage;
-  for (const one of grid.querySelectorAll("[data-passage]")) one.classList.toggle("followed", one.dataset.passage === id);
 }
 
 // --- keys
@@ -406,7 +399,10 @@ function onKey(event) {
     $("q").value = "";
     $("q").focus();
     if (state.q) typed();
-  } else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && (at === $("q") || at === document.body || at.closest("#results"))) {
+  } else if (
+    (event.key === "ArrowDown" || event.key === "ArrowUp") &&
+    (at === $("q") || at === document.body || at.closest("#results"))
+  ) {
     move(event, at, event.key === "ArrowDown" ? 1 : -1);
   } else if ((event.key === "ArrowLeft" || event.key === "ArrowRight") && at.closest(".columns")) {
     cross(event, at, event.key === "ArrowRight" ? 1 : -1);
@@ -466,7 +462,16 @@ async function begin() {
     return showProblem(problem);
   }
   busy(false);
-  if (served.length === 0) return show(el("section", { class: "message" }, el("h3", {}, "No index is served here"), el("p", {}, "Start the server with one: "), el("code", {}, "shortlist serve my.idx")));
+  if (served.length === 0)
+    return show(
+      el(
+        "section",
+        { class: "message" },
+        el("h3", {}, "No index is served here"),
+        el("p", {}, "Start the server with one: "),
+        el("code", {}, "shortlist serve my.idx"),
+      ),
+    );
   fromAddress();
   drawControls();
   remember(false);
@@ -504,7 +509,9 @@ $("about-open").addEventListener("click", async () => {
   draw();
 });
 $("about-close").addEventListener("click", () => $("about").close());
-$("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % THEMES.length]));
+$("theme").addEventListener("click", () =>
+  setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % THEMES.length]),
+);
 document.addEventListener("keydown", onKey);
 addEventListener("popstate", () => {
   fromAddress();
