@@ -477,3 +477,18 @@ def test_a_commit_touches_what_it_adds_and_not_what_is_there(tmp_path, monkeypat
             index.search("river", first="bm25")
             costs.append(sum(counted))
     assert costs[1] < 2 * costs[0]
+
+
+def test_an_index_says_what_there_is_to_filter_by(tmp_path):
+    with Index.create(tmp_path / "new.idx") as index:
+        index.add(Passage(f"p{n}", "river", lang="en" if n % 3 else "de", meta={"n": n, "odd": bool(n % 2)}) for n in range(60))
+        index.delete([f"p{n}" for n in range(0, 60, 2)])
+        assert index.language_counts() == {"de": 10, "en": 20}
+        fields = index.fields()
+        assert set(fields) == {"lang", "n", "odd"}
+        assert dict(fields["lang"].values) == {"en": 20, "de": 10}
+        assert fields["odd"].values == ((True, 30),)
+        assert (fields["n"].values, fields["n"].complete, fields["n"].bounds) == ((), False, (0, 59))
+        assert len(index.fields(most=60)["n"].values) == 30
+        assert index.count() == 30
+        assert index.count("lang=de and n>=30") == sum(n % 2 == 1 and n % 3 == 0 for n in range(30, 60))
