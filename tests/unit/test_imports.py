@@ -19,7 +19,7 @@ ROWS = [
     ("encoder", "reranker"),
     ("index",),
     ("pipeline", "provenance", "mteb_adapter"),
-    ("latency", "report", "train"),
+    ("latency", "report", "reproduce", "train"),
     ("server", "mcp", "cli", "__main__"),
 ]
 ROW = {name: number for number, names in enumerate(ROWS, 1) for name in names}
@@ -40,6 +40,7 @@ HEAVY = {
     "scipy",
     "mteb",
     "ir_datasets",
+    "pyarrow",
     "inscriptis",
     "lxml",
     "pypdfium2",

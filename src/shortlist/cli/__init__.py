@@ -27,6 +27,7 @@ HOME = {
     "eval": "evaluating",
     "mteb": "evaluating",
     "report": "reporting",
+    "reproduce": "reproducing",
     "articles": "indexing",
     "bench": "timing",
     "encode": "modelling",

@@ -7,7 +7,7 @@ guessed.
 
 from __future__ import annotations
 
-from shortlist.data.judged import Collection, read_collection, read_qrels, read_queries
+from shortlist.data.judged import Collection, read_collection, read_miracl, read_qrels, read_queries
 from shortlist.data.lines import Skipped
 from shortlist.data.passages import PASSAGE_CHARS, read_passages, write_passages
 from shortlist.data.runs import read_manifest, read_run, write_manifest, write_run
@@ -18,6 +18,7 @@ __all__ = [
     "Skipped",
     "read_collection",
     "read_manifest",
+    "read_miracl",
     "read_passages",
     "read_qrels",
     "read_queries",

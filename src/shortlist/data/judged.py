@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shortlist.data import irds, squad
+from shortlist.data import irds, parquet, squad
 from shortlist.data.lines import (
     ID_FIELDS,
     JSON_LINES,
@@ -214,6 +214,7 @@ def read_collection(source: StrPath, split: str = "test", *, corpus: StrPath | N
     BEIR       corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv
     MIRACL     topics/topics.miracl-v1.0-zh-SPLIT.tsv, qrels/qrels.miracl-v1.0-zh-SPLIT.tsv; passages docs-0.jsonl.gz …
     Mr. TyDi   ir-format-data/topics.SPLIT.txt, ir-format-data/qrels.SPLIT.txt; passages corpus.jsonl.gz or docs.jsonl.gz
+    C-MTEB     Parquet tables, as the hub keeps its tasks and mteb's (`parquet.tables`); the extra [parquet]
     SQuAD      a .json file, which is a split by itself
     ir_datasets:NAME, which names its split
 
@@ -227,6 +228,10 @@ def read_collection(source: StrPath, split: str = "test", *, corpus: StrPath | N
     if irds.is_name(source) or (existing(source).is_file() and squad.is_squad(Path(source))):
         return _cut(lambda: read_passages(corpus or source), read_queries(source), read_qrels(source), str(source))
     root = existing(source)
+    files = parquet.tables(root)
+    if files is not None:
+        judged, texts = parquet.read_qrels(files.qrels, split), parquet.read_queries(files.queries)
+        return _cut(lambda: parquet.read_passages(files.corpus), texts, judged, str(root))
     if (root / "qrels").is_dir() and packed_or_not(root / "queries.jsonl") is not None:
         judgements, topics = packed_or_not(root / "qrels" / f"{split}.tsv"), root
         there = sorted(f.name.split(".")[0] for f in (root / "qrels").glob("*.tsv*"))
@@ -237,6 +242,26 @@ def read_collection(source: StrPath, split: str = "test", *, corpus: StrPath | N
         raise BadInput(f"{root}: no qrels/{split}.tsv; splits there: {', '.join(there) or 'none'}. Choose one of them.")
     folder = _corpus(root) if corpus is None else existing(corpus)
     return _cut(lambda: read_passages(folder), read_queries(topics), read_qrels(judgements), str(root))
+
+
+def read_miracl(root: StrPath, lang: str, split: str = "dev") -> Collection:
+    """One language of MIRACL, as `miracl/miracl` and `miracl/miracl-corpus` publish it, wherever below `root` they lie.
+
+    topics.miracl-v1.0-LANG-SPLIT.tsv, qrels.miracl-v1.0-LANG-SPLIT.tsv and the folder miracl-corpus-v1.0-LANG with its
+    docs-0.jsonl.gz …; files may be packed. Raises BadInput naming what is missing.
+    """
+    source = existing(root)
+    topics, judgements = (_below(source, f"{what}.miracl-v1.0-{lang}-{split}.tsv") for what in ("topics", "qrels"))
+    corpus = _below(source, f"miracl-corpus-v1.0-{lang}")
+    return _cut(lambda: read_passages(corpus, lang), read_queries(topics), read_qrels(judgements), f"MIRACL {lang}")
+
+
+def _below(root: Path, name: str) -> Path:
+    """The file (perhaps packed) or folder of this name, the one nearest to `root`."""
+    found = [path for path in root.rglob(f"{name}*") if unpacked_name(path) == name]
+    if not found:
+        raise BadInput(f"{root}: no {name} below it. Copy it there from the repository that publishes it.")
+    return min(found, key=lambda path: (len(path.parts), path))
 
 
 def _cut(passages: Callable[[], Iterator[Passage]], texts: dict[str, str], qrels: Qrels, source: str) -> Collection:
