@@ -208,7 +208,7 @@ def wanted(
     names: Sequence[str],
     systems: Sequence[str],
     models: Mapping[str, str],
-    questions: int | None,
+    questions: int | None = None,
 ) -> list[Condition]:
     """The conditions of these collections (all that are expected if none is named), systems and models.
 
@@ -272,7 +272,7 @@ def sampled(ids: Sequence[str], count: int) -> list[str]:
 class Reproduction:
     """Measures conditions. Indexes and runs stay in their folders, so that what was interrupted goes on.
 
-    A run that is there is taken if its manifest is the one that it would get now: same models, corpus, queries and settings.
+    A run that is there is taken if its manifest is the one that it would get now: same models, index, queries and settings.
     An index that is there is taken if the same encoder wrote it.
     """
 

@@ -57,7 +57,7 @@ def read_qrels(files: Iterable[Path], split: str) -> Qrels:
     qrels = Qrels()
     for where, row in _rows(chosen):
         judged = qrels.setdefault(_id(row, _QUERY_FIELDS, where), {})
-        judged[_id(row, _PASSAGE_FIELDS, where)] = whole_number(str(_value(row, _GRADE_FIELDS, where)), where)
+        judged[_id(row, _PASSAGE_FIELDS, where)] = whole_number(f"{_value(row, _GRADE_FIELDS, where):g}", where)
     return qrels
 
 
