@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from analyzers import Bm25, Collection, ndcg
 
 import shortlist
+from analyzers import Bm25, Collection, ndcg
 from shortlist import models
 from shortlist.tokens import Tokenizer
 
@@ -45,31 +45,33 @@ def main() -> None:
     collection = Collection(Path(os.environ.get("SHORTLIST_DATA", "../shared/data")) / "miracl-yo")
     split = collection.split("dev", 1000)
     systems: list[tuple[str, Terms, str]] = [
-        ("words between white space, case kept", lambda texts: [t.split() for t in texts], "0.4059 / 0.7325 (Pyserini)"),
-        ("XLM-R word pieces, each once a query", pieces(), "0.561 (BGE-M3)"),
+        ("words between white space, case kept", lambda texts: [t.split() for t in texts], "0.4059, 0.7325 (Pyserini)"),
+        ("XLM-R word pieces", pieces(), "0.561 (BGE-M3)"),
         ("words in lower case", lambda texts: [re.findall(r"\w+", t.lower()) for t in texts], ""),
     ]
     lines = [
         "# Published BM25 on MIRACL's Yoruba, made again",
         "",
-        f"{datetime.date.today()}, shortlist {shortlist.__version__}, numpy {np.__version__}; exact BM25 (k1 0.9, b 0.4), 49,043 passages, "
-        f"{len(split.queries)} questions. Made by `python bench/published_bm25.py`.",
+        f"{datetime.date.today()}, shortlist {shortlist.__version__}, numpy {np.__version__}; exact BM25 (k1 0.9, b 0.4), "
+        f"{len(collection.ids):,} passages, {len(split.queries)} questions. Made by `python bench/published_bm25.py`.",
         "",
         "| terms | nDCG@10 | R@100 | published |",
         "| --- | ---: | ---: | --- |",
     ]
     for name, terms, published in systems:
         bm25 = Bm25(terms(collection.texts))
+        for how, kept in (("each as often as it stands in the question", list), ("each once", dict.fromkeys)):
 
-        def forms(text: str, terms: Terms = terms) -> list[list[str]]:
-            return [[term] for term in dict.fromkeys(terms([text])[0])]
+            def forms(text: str, terms: Terms = terms, kept: Callable = kept) -> list[list[str]]:
+                return [[term] for term in kept(terms([text])[0])]
 
-        found = ndcg(bm25, collection.ids, split, forms).mean()
-        lines.append(f"| {name} | {found:.4f} | {recall(bm25, collection, split, forms):.4f} | {published} |")
+            found = ndcg(bm25, collection.ids, split, forms).mean()
+            lines.append(f"| {name}, {how} | {found:.4f} | {recall(bm25, collection, split, forms):.4f} | {published} |")
     lines += [
         "",
-        "So Pyserini's figure is one over words as they stand between white space, with their punctuation and capitals, not over word "
-        "pieces. What is left of the difference is not explained here. The figure over word pieces is BGE-M3's.",
+        "Pyserini's figure is one over words between white space, with their punctuation and capitals, not over word pieces: "
+        "R@100 is met to four digits. What is left of the difference in nDCG@10 is not explained here. The figure over word "
+        "pieces is BGE-M3's, and is met.",
         "",
     ]
     PAGE.write_text("\n".join(lines), encoding="utf-8")

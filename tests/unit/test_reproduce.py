@@ -271,6 +271,23 @@ def test_bm25_gives_what_is_expected(data_folder, tmp_path):
     refuse_outside(data_folder, tmp_path, names, ["bm25"])
 
 
+@pytest.mark.data
+@needs_measures
+def test_yoruba_in_miracls_own_layout_gives_the_same(data_folder, tmp_path, capsys):
+    root = tmp_path / "data"
+    passages = read_collection(data_folder / "miracl-yo", "dev").passages()
+    rows = [json.dumps({"docid": p.id, "title": p.title, "text": p.text}, ensure_ascii=False) for p in passages]
+    for number, start in enumerate(range(0, len(rows), 20_000)):
+        packed(root / f"miracl-corpus-v1.0-yo/docs-{number}.jsonl.gz", "\n".join(rows[start : start + 20_000]) + "\n")
+    for what in ("topics", "qrels"):
+        name = f"{what}.miracl-v1.0-yo-dev.tsv"
+        content = gzip.decompress((data_folder / "miracl-topics" / f"{name}.gz").read_bytes()).decode()
+        packed(root / "miracl-v1.0-yo" / what / name, content)
+    command = ["miracl", "--lang", "yo", "--systems", "bm25"]
+    status, (found,) = reproduce(*command, expected=TABLES, corpus=root, capsys=capsys)
+    assert (status, found["within"], found["questions"]) == (0, True, 119)
+
+
 @pytest.mark.weights
 @needs_measures
 def test_all_stages_give_what_is_expected_of_polyglot(tmp_path):
