@@ -253,7 +253,7 @@ def read_miracl(root: StrPath, lang: str, split: str = "dev") -> Collection:
     source = existing(root)
     topics, judgements = (_below(source, f"{what}.miracl-v1.0-{lang}-{split}.tsv") for what in ("topics", "qrels"))
     corpus = _below(source, f"miracl-corpus-v1.0-{lang}")
-    return _cut(lambda: read_passages(corpus, lang), read_queries(topics), read_qrels(judgements), f"MIRACL {lang}")
+    return _cut(lambda: read_passages(corpus), read_queries(topics), read_qrels(judgements), f"MIRACL {lang}")
 
 
 def _below(root: Path, name: str) -> Path:
