@@ -184,7 +184,10 @@ def _cells(outcome: Outcome) -> list[str]:
     cells = []
     for name in MEASURES:
         found, expected = outcome.found[name], outcome.condition.expected.get(name)
-        cells += [f"{found:.4f}", *(("–", "–") if expected is None else (f"{expected:.4f}", f"{found - expected:+.4f}"))]
+        cells += [
+            f"{found:.4f}",
+            *(("–", "–") if expected is None else (f"{expected:.4f}", f"{round(found - expected, 4) + 0.0:+.4f}")),
+        ]
     return [*cells, f"{outcome.condition.tolerance:.4f}" if outcome.condition.expected else "–"]
 
 
