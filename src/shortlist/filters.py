@@ -265,9 +265,9 @@ def _is_word(token: _Token, *words: str) -> bool:
 # --- the terms
 
 
-def terms_of(lang: str, title: str, meta: Mapping[str, Json]) -> set[bytes]:
-    """The terms of one passage's values. Its id is not among them: the passages' own index finds it."""
-    own = [(name, value) for name, value in (("lang", lang), ("title", title)) if value]
+def terms_of(lang: str, title: str, meta: Mapping[str, Json], name: str = "") -> set[bytes]:
+    """The terms of one passage's values; `name` is its id, left away where the passages' own index finds ids."""
+    own = [(field, value) for field, value in (("id", name), ("lang", lang), ("title", title)) if value]
     inner = (pair for key, value in meta.items() if key not in OWN_FIELDS for pair in _flat(key, value))
     return {term(field, value) for field, value in (*own, *inner) if "\0" not in field}
 

@@ -471,7 +471,7 @@ class _Search:
 
     def ranking(self, last: str, k: int) -> Ranking:
         best = self.lists[last][:k]
-        passages = self.snapshot.get([name for name, _ in best])
+        passages = self.snapshot.get_all([name for name, _ in best])
         scores = {stage: dict(found) for stage, found in self.lists.items()}
         ranks = {stage: {name: rank for rank, (name, _) in enumerate(found, 1)} for stage, found in self.lists.items()}
         hits = tuple(

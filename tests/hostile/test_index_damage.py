@@ -133,10 +133,10 @@ def test_an_index_of_a_newer_format_is_refused(sound, tmp_path):
     path = tmp_path / "a.idx"
     shutil.copytree(sound[0], path)
     db = sqlite3.connect(path / "passages.sqlite")
-    db.execute("UPDATE manifest SET value = '3' WHERE key = 'format'")
+    db.execute("UPDATE manifest SET value = '4' WHERE key = 'format'")
     db.commit()
     db.close()
-    with pytest.raises(IndexFormatError, match=r"format 3.*Upgrade shortlist"):
+    with pytest.raises(IndexFormatError, match=r"format 4.*Upgrade shortlist"):
         Index.open(path)
 
 

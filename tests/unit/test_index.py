@@ -226,7 +226,7 @@ def test_dense_without_vectors_is_refused(tmp_path):
 
 def test_manifest(index):
     manifest = index.manifest
-    assert manifest["format"] == 1
+    assert manifest["format"] == 3
     assert manifest["analyzer"] == "auto/2"
     assert manifest["encoder"] == {
         "name": ENCODER.name,
@@ -253,7 +253,7 @@ def test_an_index_in_each_mode_finds_what_it_holds(mode, tmp_path):
         with Index.open(tmp_path / "a.idx", encoder=encoder, write=True) as index:
             assert [index.search(p.content, first="dense").ids for p in many[::20]] == before
         assert file.read_bytes() == content
-    assert index.manifest["format"] == (1 if mode == "int8" else 2)
+    assert index.manifest["format"] == 3
 
 
 def test_binary_alone_is_small_in_the_truth_too(tmp_path):
@@ -286,7 +286,7 @@ def test_vectors_are_cut_where_the_card_allows_it(tmp_path):
     for mode in MODES:
         with Index.create(tmp_path / mode, encoder=encoder, vectors=mode, dims=16) as index:
             index.add(many)
-            assert (index.manifest["dims"], index.manifest["format"]) == (16, 2)
+            assert (index.manifest["dims"], index.manifest["format"]) == (16, 3)
         with Index.open(tmp_path / mode, encoder=encoder) as index:
             hits = index.search(many[3].content, first="dense", k=100).hits
         cut = encoder.encode_counted([p.content for p in many])[0][:, :16]
@@ -470,6 +470,7 @@ def test_a_commit_touches_what_it_adds_and_not_what_is_there(tmp_path, monkeypat
     for size in (300, 6000):
         with Index.create(tmp_path / f"{size}.idx", encoder=HashEncoder(dims=16)) as index:
             index.add(passages(size))
+            index.add([Passage("first", "reads what is there once", lang="en")])
             index.search("river", first="dense")
             index.search("river", first="bm25")
             counted.clear()

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.errors import BadInput, IndexFormatError
-from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, value_of, values_of
+from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, term, value_of, values_of
 from shortlist.stores.durable import REBUILD
 from shortlist.stores.sections import Sections, write_sections
 from shortlist.types import ByteArray
@@ -122,7 +122,17 @@ class ColumnSegment:
         if low == len(self) or self[low] >= interval[1]:
             return np.zeros(0, dtype=np.uint32)
         single = low + 1 == len(self) or self[low + 1] >= interval[1]
-        high = low + 1 if single else bisect_left(self, interval[1], low + 2)
+        return self.slots_at(low, low + 1 if single else bisect_left(self, interval[1], low + 2))
+
+    def places(self, terms: list[bytes]) -> list[int]:
+        """Where the terms stand, -1 for those that no slot has."""
+        try:
+            return _native.find_terms(self._file.whole("offsets", "<u8"), self._file.whole("bytes", "u1"), terms)
+        except RuntimeError as error:
+            raise self._file.damaged(error) from error
+
+    def slots_at(self, low: int, high: int) -> npt.NDArray[np.uint32]:
+        """Slots relative to `first` of the terms low..high-1."""
         start, stop = (int(self._file.part("starts", "<u8", place, place + 1)[0]) for place in (low, high))
         if not start <= stop <= self._values:
             raise self._file.damaged("a value leads outside the file")
@@ -165,6 +175,18 @@ def merge_columns(segments: Sequence[ColumnSegment]) -> Columns:
     except (RuntimeError, ValueError) as error:
         raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
     return Columns(sum(one.count for one in segments), offsets, data, starts, slots)
+
+
+def slots_with(segments: Sequence[ColumnSegment], field: str, values: Sequence[str]) -> list[int]:
+    """The slots that have one of these values in a field."""
+    terms = [term(field, value) for value in values]
+    return [
+        one.first + slot
+        for one in segments
+        for place in one.places(terms)
+        if place >= 0
+        for slot in one.slots_at(place, place + 1).tolist()
+    ]
 
 
 def fitting(segments: Sequence[ColumnSegment], field: str, condition: Mapping[str, Any]) -> Mask:

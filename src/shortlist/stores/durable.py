@@ -1,4 +1,7 @@
-"""Files that survive a crash: atomic replacement, fsync of file and folder, checksummed memory maps, the writer's lock."""
+"""Files that survive a crash: atomic replacement, fsync of file and folder, checksummed memory maps, the writer's lock.
+
+What the system refuses becomes a ShortlistError that says what is safe and what to do.
+"""
 
 from __future__ import annotations
 
@@ -40,21 +43,42 @@ def replace_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     sync_folder(path.parent)
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and the parents that are missing, each one durable; what is there already stays as it is."""
+    if not path.is_dir():
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+SAFE = (
+    "What was committed before stays readable; the batch in flight is there as a whole or not at all once the index has been "
+    "opened for writing again."
+)
+_FULL = f"{SAFE} Free some space first."
+_FORBIDDEN = (
+    "Reading needs the right to read all files of the index; changing it needs the right to write into its folder, too."
+)
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EIO: f"{SAFE} The disk or its connection fails: look into the system's log, then run `shortlist index check`.",
+    errno.EROFS: "Its file system is mounted for reading only: open the index for reading, or mount it for writing.",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+}
+
+
 @contextlib.contextmanager
-def disk_full_explained(path: Path) -> Iterator[None]:
-    """Turn "no space left", "quota exceeded" and "file too large" into a ShortlistError that says what is safe."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever the system refuses, from a full disk to a failing one, into a ShortlistError that says what is safe."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise ShortlistError(f"{path}: {os.strerror(error.errno).lower()} while writing. {SAFE_AFTER_FULL_DISK}") from error
-
-
-SAFE_AFTER_FULL_DISK = (
-    "What was committed before stays readable; free some space and open the index for writing again, which completes or "
-    "leaves out the batch in flight as a whole."
-)
+        file = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise ShortlistError(f"{path}: {reason}{file}. {_ADVICE.get(error.errno or 0, SAFE)}") from error
 
 
 class CheckedMap:

@@ -38,10 +38,10 @@ import numpy.typing as npt
 from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
-from shortlist.stores.columns import ColumnSegment, Field, fitting, gather, merge_columns, summaries, write_columns
-from shortlist.stores.durable import REBUILD, WriterLock, disk_full_explained, replace_file, sync_folder
+from shortlist.stores.columns import ColumnSegment, Field, fitting, gather, merge_columns, slots_with, summaries, write_columns
+from shortlist.stores.durable import REBUILD, WriterLock, explained, make_folders, replace_file, sync_folder
 from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write_segment
-from shortlist.stores.truth import FORMAT, NO_EFFORT, START, Effort, Point, Row, Truth
+from shortlist.stores.truth import FORMAT, NO_EFFORT, RESTORE, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
 from shortlist.types import ByteArray, FloatArray, Passage
@@ -70,6 +70,7 @@ class Published:
     rows: int = 0  # vectors
     sums: tuple[int, ...] = ()  # checksums of the blocks of vectors.i8
     bit_sums: tuple[int, ...] = ()  # and of vectors.b1
+    live: int = -1  # passages that are not deleted; -1 where an older version has published
 
     def to_bytes(self) -> bytes:
         """One line of JSON and one with its CRC-32."""
@@ -93,7 +94,9 @@ class Published:
             lists = {name: tuple(fields[name]) for name in ("languages", "segments", "sums")}
             for name in ("columns", "bit_sums"):
                 lists[name] = tuple(fields.get(name, ()))
-            return Published(index=fields["index"], point=Point(*fields["point"]), rows=fields["rows"], **lists)
+            return Published(
+                index=fields["index"], point=Point(*fields["point"]), rows=fields["rows"], live=fields.get("live", -1), **lists
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise IndexFormatError(f"{path}: of another format ({error}). {REBUILD}") from error
 
@@ -155,7 +158,7 @@ class Snapshot:
         """
         hidden = None if where is None else self._hidden(where)[0]
         slots, scores = self._terms.best(query, k, hidden)
-        return _ordered(self.truth.ids(slots), scores, k)
+        return _ordered(self.truth.ids(slots.tolist()), scores, k)
 
     def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
         """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
@@ -178,19 +181,45 @@ class Snapshot:
         lists = []
         for vector, (slots, _) in zip(vectors, found, strict=True):
             stored = self.truth.vectors(slots.tolist(), rows.layout.size(rows.layout.form))
-            lists.append(_ordered(self.truth.ids(slots), rows.layout.scores(stored, vector), k))
+            lists.append(_ordered(self.truth.ids(slots.tolist()), rows.layout.scores(stored, vector), k))
         return lists
 
     def get(self, ids: Sequence[str]) -> dict[str, Passage]:
         """The passages of these ids, without those that are not in the index."""
-        return self.truth.get(ids, self.published.point)
+        found = self._read(self.truth.find(ids), ids)
+        missing = [name for name in ids if name not in found]
+        return found | self._read(self.slots_of(missing), missing) if missing and self.truth.sealed else found
 
-    def passages(self, where: Mapping[str, Any] | None = None) -> Iterator[Passage]:
-        """All passages, or those that fit a filter, in the order in which they came."""
-        return self.truth.passages(self.published.point, None if where is None else self.slots(where).tolist())
+    def get_all(self, ids: Sequence[str]) -> dict[str, Passage]:
+        """The passages of ids that are in the index. Raises IndexFormatError if one cannot be found."""
+        found = self.get(ids)
+        if missing := set(ids) - found.keys():
+            raise IndexFormatError(f"passages.sqlite does not find {min(missing)!r} any more: it is damaged. {RESTORE}")
+        return found
 
-    def slots(self, where: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-        """The slots of the live passages that fit a filter, ascending."""
+    def _read(self, slots: Sequence[int], ids: Sequence[str]) -> dict[str, Passage]:
+        """The live passages in these slots that have one of the ids."""
+        wanted = set(ids)
+        passages = (row.passage for row in self.truth.rows(self._living(slots)))
+        return {passage.id: passage for passage in passages if passage.id in wanted}
+
+    def _living(self, slots: Sequence[int]) -> list[int]:
+        return [slot for slot in slots if slot < len(self.dead) and not self.dead[slot]]
+
+    def slots_of(self, ids: Sequence[str]) -> list[int]:
+        """The slots of those of `ids` that live here, in no order. They are certain, and so is the absence of others."""
+        if not self.truth.sealed:
+            return self._living(self.truth.find(ids))
+        return self._living(slots_with(self._columns, "id", ids))
+
+    def passages(self, where: Mapping[str, Any] | None = None, page: int = 1000) -> Iterator[Passage]:
+        """All passages, or those that fit a filter, in the order in which they came; `page` are read at a time."""
+        slots = self.slots(where)
+        for start in range(0, len(slots), page):
+            yield from (row.passage for row in self.truth.rows(slots[start : start + page].tolist()))
+
+    def slots(self, where: Mapping[str, Any] | None = None) -> npt.NDArray[np.int64]:
+        """The slots of the live passages, or of those of them that fit a filter, ascending."""
         return np.flatnonzero(self._hidden(where)[0] == 0)
 
     def fields(self, most: int) -> dict[str, Field]:
@@ -213,27 +242,37 @@ class Snapshot:
 
     def _fitting(self, field: str, condition: Mapping[str, Any]) -> Mask:
         if field == "id":
-            return self._fitting_ids(condition)
+            _check_ids(condition)
+            if not self.truth.sealed:
+                return self._matching(condition)
+        return fitting(self._columns, field, condition)
+
+    @property
+    def _columns(self) -> list[ColumnSegment]:
         if self.files.columns is None:
             raise BadInput(
                 "this index was last written by a version of shortlist that knew no filters. Open it for writing once, "
                 "Index.open(path, write=True), and what they need is added."
             )
-        return fitting(self.files.columns, field, condition)
+        return self.files.columns
 
-    def _fitting_ids(self, condition: Mapping[str, Any]) -> Mask:
-        for value in values_of(condition):
-            if not isinstance(value, str):
-                raise BadInput(f"the filter compares the field 'id' with {value!r}, but ids are strings. Put it in quotes.")
-            clean(value, "an id in the filter")
+    def _matching(self, condition: Mapping[str, Any]) -> Mask:
+        """The slots whose ids fit, where the columns have no ids."""
         mask = np.zeros(len(self.dead), dtype=bool)
-        slots = np.array(self.truth.slots_of(condition), dtype=np.int64)
+        slots = np.array(self.truth.matching(condition), dtype=np.int64)
         mask[slots[slots < len(mask)]] = True
         return mask
 
     @cached_property
     def _terms(self) -> Bm25:
         return Bm25(self.files.segments, self.dead, self.truth.manifest["k1"], self.truth.manifest["b"])
+
+
+def _check_ids(condition: Mapping[str, Any]) -> None:
+    for value in values_of(condition):
+        if not isinstance(value, str):
+            raise BadInput(f"the filter compares the field 'id' with {value!r}, but ids are strings. Put it in quotes.")
+        clean(value, "an id in the filter")
 
 
 def _ordered(ids: list[str], scores: FloatArray, k: int) -> list[Scored]:
@@ -245,9 +284,10 @@ class EmbeddedStore:
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open. Raises BadInput (no such path), IndexFormatError (no index, damaged, newer), IndexLocked (write)."""
-        _refuse_foreign(path)
+        with explained(path):
+            _refuse_foreign(path)
+            self._lock = WriterLock(path / "lock") if write else None
         self.path = path
-        self._lock = WriterLock(path / "lock") if write else None
         self._writing = threading.Lock()  # between the threads of this process
         self._tidying = threading.RLock()  # one merge or compaction at a time
         self._tidier: threading.Thread | None = None
@@ -256,11 +296,13 @@ class EmbeddedStore:
         self._drafts: set[str] = set()  # files that the background is writing
         self._current: tuple[object, Snapshot] | None = None  # the newest snapshot, and the state of `published` it is of
         try:
-            self._source = _opened(path, write)
+            with explained(path):
+                self._source = _opened(path, write)
             try:
                 self.layout = Layout.of(self._truth.manifest)
                 if write:
-                    self._published = self._recover()
+                    with explained(path):
+                        self._published = self._recover()
                 self.snapshot()
             except BaseException:
                 self._truth.close()
@@ -272,20 +314,8 @@ class EmbeddedStore:
     @staticmethod
     def create(path: Path, manifest: Mapping[str, Any]) -> EmbeddedStore:
         """Make an empty index, all or nothing, and open it for writing. Raises BadInput if there is something at `path`."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise BadInput(f"{path} exists already and is not an empty folder. Give another path, or remove it first.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.new-{os.getpid()}")
-        try:
-            draft.mkdir()
-            with disk_full_explained(path):
-                version = FORMAT if manifest.keys() & {"centre", "dims"} or manifest.get("vectors") == "float32" else 1
-                _make(draft, {**manifest, "format": version, "index": uuid.uuid4().hex})
-            draft.rename(path)
-            sync_folder(path.parent)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        with drafted(path) as draft:
+            _make(draft, {**manifest, "format": FORMAT, "index": uuid.uuid4().hex})
         return EmbeddedStore(path, write=True)
 
     @property
@@ -328,6 +358,10 @@ class EmbeddedStore:
 
     def snapshot(self) -> Snapshot:
         """The newest published state. Cheap when nothing was published since the last call."""
+        with explained(self.path):
+            return self._newest()
+
+    def _newest(self) -> Snapshot:
         while True:
             source, current = self._source, self._current
             path = source.home / "published"
@@ -355,11 +389,14 @@ class EmbeddedStore:
     def committed_at(self) -> float:
         """When the newest snapshot was published, in seconds since 1970."""
         self.snapshot()  # follows a compaction
-        return (self.home / "published").stat().st_mtime
+        with explained(self.path):
+            return (self.home / "published").stat().st_mtime
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that the index holds, as the writer sees it."""
-        return self._truth.known(ids)
+        with self._writing, explained(self.path):
+            self._catch_up()
+            return set(self._truth.ids(self.snapshot().slots_of(ids)))
 
     def refuse_reader(self) -> None:
         """Raises BadInput if the index is not open for writing."""
@@ -368,11 +405,11 @@ class EmbeddedStore:
 
     def effort(self) -> Effort:
         """What all passages ever added have cost."""
-        return self._truth.effort()
+        return self._truth.state().effort
 
     def language_counts(self) -> dict[str, int]:
         """How many passages were analysed in each language, as the writer sees it."""
-        return self._truth.language_counts()
+        return dict(self._truth.state().languages)
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each part."""
@@ -394,10 +431,11 @@ class EmbeddedStore:
         replacing  passages that the index holds under these ids are deleted by the same commit
         """
         self.refuse_reader()
-        with self._writing, disk_full_explained(self.path):
+        with self._writing, explained(self.path):
             self._catch_up()
-            point = self._truth.append(rows, effort, replacing=replacing)
-            fields = [terms_of(row.analysed_as, row.passage.title, row.passage.meta) for row in rows]
+            replaced = self.snapshot().slots_of([row.passage.id for row in rows]) if replacing else []
+            point = self._truth.append(rows, effort, replaced=replaced)
+            fields = [self._fields(row) for row in rows]
             state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
             state = self._extend(_COLUMNS, state, point.slots, lambda: gather(fields))
             state = self._extend_vectors(state, point.slots, [row.vector for row in rows if row.vector is not None])
@@ -407,19 +445,22 @@ class EmbeddedStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Delete passages, all or none; durable when it returns. Raises BadInput naming an id that is not in the index."""
         self.refuse_reader()
-        with self._writing, disk_full_explained(self.path):
+        with self._writing, explained(self.path):
             self._catch_up()
-            self._publish(replace(self._published, point=self._truth.delete(ids)))
+            slots = self.snapshot().slots_of(ids)
+            if missing := set(ids) - set(self._truth.ids(slots)):
+                raise BadInput(f"no passage with the id {min(missing)!r} is in the index; nothing was deleted.")
+            self._publish(replace(self._published, point=self._truth.delete(slots)))
             self._tidy_later()
 
     def delete_where(self, where: Mapping[str, Any]) -> int:
         """Delete the passages that fit a checked filter, all or none; returns how many. Durable when it returns."""
         self.refuse_reader()
-        with self._writing, disk_full_explained(self.path):
+        with self._writing, explained(self.path):
             self._catch_up()
             slots = self.snapshot().slots(where).tolist()
             if slots:
-                self._publish(replace(self._published, point=self._truth.delete_slots(slots)))
+                self._publish(replace(self._published, point=self._truth.delete(slots)))
                 self._tidy_later()
         return len(slots)
 
@@ -429,14 +470,16 @@ class EmbeddedStore:
         """Write the index anew without what was deleted, and give the space back; returns how many deleted passages that were.
 
         Passages are copied while others are added; what was committed meanwhile is brought over at the end. Readers go on
-        with the old files until their next search, and snapshots for as long as they live.
+        with the old files until their next search, and snapshots for as long as they live. What is written is of the newest
+        format: an older index becomes one by it, even if nothing was deleted.
         """
         self.refuse_reader()
-        with self._tidying, disk_full_explained(self.path):
+        with self._tidying, explained(self.path):
             with self._writing:
                 self._catch_up()
-            dead = self._truth.point().slots - self._truth.live()
-            if dead:
+            state = self._truth.state()
+            dead = state.point.slots - state.live
+            if dead or self.manifest["format"] < FORMAT:
                 self._compact()
             while self._merge_behind():
                 pass
@@ -447,7 +490,7 @@ class EmbeddedStore:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
-            _make(folder, self.manifest)
+            _make(folder, {**self.manifest, "format": FORMAT})
             draft = EmbeddedStore(folder, write=True)
             draft._tidies = False
             try:
@@ -468,13 +511,22 @@ class EmbeddedStore:
 
     def _copy_to(self, draft: EmbeddedStore, since: Point, now: Point) -> None:
         """Bring a copy of what lived at the point `since` to the point `now`."""
-        if gone := self._truth.gone(since, now):
-            draft.delete(gone)
-        start = since.slots
-        while page := self._truth.rows(start, now, _REPLAY):
-            rows = [row for _, row in page]
+        gone = self._truth.tombstones(since.generation, now.generation)
+        if copied := gone[gone < since.slots].tolist():
+            draft.delete(self._truth.ids(copied))
+        dead = self._truth.tombstones(0, now.generation)
+        living = np.setdiff1d(np.arange(since.slots, now.slots), dead).tolist()
+        for start in range(0, len(living), _REPLAY):
+            rows = self.stored_rows(living[start : start + _REPLAY])
             draft.append(rows, [self.terms(row.passage, row.analysed_as) for row in rows])
-            start = page[-1][0] + 1
+
+    def stored_rows(self, slots: Sequence[int]) -> list[Row]:
+        """The passages of these slots with their vectors, as they were appended."""
+        rows = self._truth.rows(slots)
+        if not self.dims:
+            return rows
+        vectors = self._truth.vectors(slots, self.layout.size(self.layout.form))
+        return [replace(row, vector=vector) for row, vector in zip(rows, vectors, strict=True)]
 
     def _move_to(self, folder: Path) -> None:
         """Make the closed copy in `folder` the index."""
@@ -528,11 +580,11 @@ class EmbeddedStore:
     def _wasteful(self) -> bool:
         """Whether so many passages are deleted that a compaction pays."""
         slots = self._published.point.slots
-        return slots - self._truth.live() > max(_DEAD_LEAST, _DEAD_SHARE * slots)
+        return slots - self._published.live > max(_DEAD_LEAST, _DEAD_SHARE * slots)
 
     def _merge_behind(self) -> bool:
         """Merge the files that are overdue while others are added, then publish the result; False if there are none."""
-        with self._tidying, disk_full_explained(self.path):
+        with self._tidying, explained(self.path):
             with self._writing:
                 self._catch_up()
                 overdue = self._overdue()
@@ -564,17 +616,16 @@ class EmbeddedStore:
         published = Published(index)
         with contextlib.suppress(IndexFormatError):
             published = Published.read(self.home / "published")
-        now = self._truth.point()
-        if published.index != index or published.point.generation > now.generation or published.point.slots > now.slots:
+        if published.index != index:
             published = Published(index)
+        _refuse_loss(self.home, self._truth.point(), published)
         published = self._keep_sound(published)
         for layer in (_TERMS, _COLUMNS):
-            (self.home / layer.folder).mkdir(exist_ok=True)
+            make_folders(self.home / layer.folder)
         self._published = published
-        with disk_full_explained(self.path):
-            self._add_bounds()
-            self._catch_up()
-            self._sweep()
+        self._add_bounds()
+        self._catch_up()
+        self._sweep()
         return self._published
 
     def _keep_sound(self, published: Published) -> Published:
@@ -613,17 +664,22 @@ class EmbeddedStore:
             return
         while (covered := _covered(self._published.segments)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)
-            terms = [self.terms(passage, lang) for passage, lang in self._truth.contents(covered, stop)]
+            terms = [self.terms(row.passage, row.analysed_as) for row in self._truth.rows(range(covered, stop))]
             self._published = self._extend(_TERMS, self._published, stop, partial(invert, terms))
         while (covered := _covered(self._published.columns)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)
-            fields = [terms_of(*fields) for fields in self._truth.fields(covered, stop)]
+            fields = [self._fields(row) for row in self._truth.rows(range(covered, stop))]
             self._published = self._extend(_COLUMNS, self._published, stop, partial(gather, fields))
         while self.dims and self._published.rows < point.slots:
             stop = min(self._published.rows + _REPLAY, point.slots)
             stored = self._truth.vectors(range(self._published.rows, stop), self.layout.size(self.layout.form))
             self._published = self._extend_vectors(self._published, stop, stored)
         self._publish(replace(self._published, point=point))
+
+    def _fields(self, row: Row) -> set[bytes]:
+        """What the columns hold of a passage. In formats without seals its id is left to SQLite, as older versions know it."""
+        passage = row.passage
+        return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self._truth.sealed else "")
 
     def _extend(self, layer: Layer, state: Published, stop: int, content: Callable[[], Any]) -> Published:
         """Cover the slots up to `stop` with a file of `content`, and merge small files."""
@@ -653,7 +709,9 @@ class EmbeddedStore:
         return replace(state, rows=stop, sums=sums["i8"], bit_sums=sums["b1"])
 
     def _publish(self, state: Published) -> None:
-        state = replace(state, languages=tuple(self._truth.languages()))
+        truth = self._truth.state()
+        languages = tuple(sorted(lang for lang, live in truth.languages.items() if live > 0))
+        state = replace(state, languages=languages, live=truth.live)
         replace_file(self.home / "published", [state.to_bytes()])
         self._published = state
         self._sweep()
@@ -671,9 +729,7 @@ class EmbeddedStore:
     def _load(self, source: Source, published: Published, old: Snapshot | None) -> Snapshot:
         if published.index != source.truth.manifest["index"]:
             raise IndexFormatError(f"{source.home}: `published` belongs to another index. {REBUILD}")
-        now = source.truth.point()
-        if published.point.generation > now.generation or published.point.slots > now.slots:
-            raise IndexFormatError(f"{source.home}: the derived files are newer than passages.sqlite. {REBUILD}")
+        _refuse_loss(source.home, source.truth.point(), published)
         if old is not None and old.truth is not source.truth:
             old = None
         files = self._open_files(source.home, published, old.files if old else None)
@@ -682,8 +738,15 @@ class EmbeddedStore:
         if old is not None and len(old.dead) <= len(dead):
             dead[: len(old.dead)] = old.dead
             since = old.published.point.generation
-        dead[source.truth.tombstones(since, published.point.generation)] = 1
-        return Snapshot(source.truth, published, files, dead)
+        gone = source.truth.tombstones(since, published.point.generation)
+        dead[gone[gone < len(dead)]] = 1
+        snapshot = Snapshot(source.truth, published, files, dead)
+        if published.live not in (-1, len(snapshot)):
+            raise IndexFormatError(
+                f"{source.home}: {len(snapshot)} of {len(dead)} passages are not deleted, expected {published.live}: "
+                f"passages.sqlite is damaged. {RESTORE}"
+            )
+        return snapshot
 
     def _open_files(self, home: Path, published: Published, old: Derived | None) -> Derived:
         vectors = self._open_vectors(home, published) if self.dims else None
@@ -712,6 +775,38 @@ class EmbeddedStore:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _refuse_loss(home: Path, now: Point, published: Published) -> None:
+    """What was published had been committed. A truth that lacks it has lost its newest commits, which nobody may write over."""
+    was = published.point
+    if was.generation > now.generation or was.slots > now.slots:
+        raise IndexFormatError(
+            f"{home}: passages.sqlite stands at commit {now.generation}, but commit {was.generation} was published: the newest "
+            f"commits are missing, because passages.sqlite-wal is damaged or is not there. {RESTORE}"
+        )
+
+
+@contextlib.contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` durably in the end, or vanishes with an error.
+
+    Raises BadInput if there is something at `path`, and ShortlistError if the system refuses.
+    """
+    with explained(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise BadInput(f"{path} exists already and is not an empty folder. Give another path, or remove it first.")
+        make_folders(path.parent)
+        draft = path.with_name(f"{path.name}.new-{os.getpid()}")
+        try:
+            draft.mkdir()
+            yield draft
+            sync_folder(draft)
+            draft.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
 
 
 def _identity(path: Path) -> object:

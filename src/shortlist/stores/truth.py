@@ -1,7 +1,11 @@
-"""passages.sqlite: the passages, their vectors, tombstones and the manifest. What it holds is the index; all else follows.
+"""passages.sqlite: the passages, their vectors, deletions and the manifest. What it holds is the index; all else follows.
 
-Rows are only ever added, and marked deleted by the generation (number of the commit) that deleted them, so a reader that
-knows its generation sees the same passages however far a writer has gone on.
+Rows are only ever added, and a deletion adds the generation (number of the commit) that made it, so a reader that knows its
+generation sees the same passages however far a writer has gone on.
+
+SQLite does not notice a bit that flips inside a value. So, from format 3 on, rows carry seals: a CRC-32 that starts from the
+row's number and goes over its values. What is read is compared with its seal, and the numbers of rows are asked for one by
+one, so that neither a changed value nor a missing row passes for an answer.
 """
 
 from __future__ import annotations
@@ -12,8 +16,10 @@ import os
 import sqlite3
 import threading
 import weakref
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +27,31 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
-from shortlist.stores.durable import SAFE_AFTER_FULL_DISK, sync_folder
-from shortlist.types import ByteArray, Json, Passage
+from shortlist.stores.durable import SAFE, sync_folder
+from shortlist.types import ByteArray, Passage
 
-FORMAT = 2
-"""The newest format. An index that readers of format 1 understand says so: float16 vectors of the encoder's length, or none."""
+FORMAT = 3
+"""The newest format, that of every new index. 1 and 2 have no seals; 2 has other vectors than whole ones in float16."""
 
+_SEALED = 3
 _SCHEMA = """
 PRAGMA application_id = 1397247059;
-CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID; -- the row "seal" is over all others
 CREATE TABLE state (
-    generation INTEGER NOT NULL, slots INTEGER NOT NULL, analyze_s REAL NOT NULL, encode_s REAL NOT NULL);
-INSERT INTO state VALUES (0, 0, 0, 0);
+    generation INTEGER NOT NULL, slots INTEGER NOT NULL, analyze_s REAL NOT NULL, encode_s REAL NOT NULL, seal INTEGER);
+CREATE TABLE languages (lang TEXT PRIMARY KEY, live INTEGER NOT NULL) WITHOUT ROWID; -- under the seal of `state`
 CREATE TABLE passages (
-    slot INTEGER PRIMARY KEY, id TEXT NOT NULL, text TEXT NOT NULL, title TEXT NOT NULL, lang TEXT NOT NULL,
-    analysed_as TEXT NOT NULL, meta TEXT NOT NULL, deleted INTEGER NOT NULL DEFAULT 0, UNIQUE (id, deleted));
-CREATE INDEX tombstones ON passages (deleted) WHERE deleted > 0;
-CREATE TABLE vectors (slot INTEGER PRIMARY KEY, half BLOB NOT NULL); -- in the mode's form, float16 in format 1
-CREATE TABLE languages (lang TEXT PRIMARY KEY, live INTEGER NOT NULL) WITHOUT ROWID;
+    slot INTEGER PRIMARY KEY, id TEXT NOT NULL, id_seal INTEGER NOT NULL, text TEXT NOT NULL, title TEXT NOT NULL,
+    lang TEXT NOT NULL, analysed_as TEXT NOT NULL, meta TEXT NOT NULL, seal INTEGER NOT NULL,
+    deleted INTEGER NOT NULL, UNIQUE (id, deleted)); -- `deleted` keeps live ids apart; what is deleted stands in `deletions`
+CREATE TABLE deletions (generation INTEGER PRIMARY KEY, slots BLOB NOT NULL, seal INTEGER NOT NULL); -- u32, little-endian
+CREATE TABLE vectors (slot INTEGER PRIMARY KEY, half BLOB NOT NULL, seal INTEGER NOT NULL); -- in the mode's form
 """
 _COMPARISONS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-_LIVE = "slot < :slots AND (deleted = 0 OR deleted > :generation)"
+RESTORE = (
+    "Restore the index from a backup (`shortlist index backup` makes one), or run `shortlist index check --repair`, which "
+    "keeps what is whole and names what is lost."
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,33 @@ class Effort:
 NO_EFFORT = Effort()
 
 
+@dataclass(frozen=True)
+class State:
+    """Where the committed index stands.
+
+    effort     what all passages ever added have cost
+    languages  how many live passages were analysed in each language, by its tag; "" for those of an unknown one
+    """
+
+    point: Point = START
+    effort: Effort = NO_EFFORT
+    languages: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def live(self) -> int:
+        """How many passages are not deleted."""
+        return sum(self.languages.values())
+
+    @property
+    def seal(self) -> int:
+        """The checksum of all of it."""
+        numbers = [self.point.generation, self.point.slots, self.effort.analyze_s, self.effort.encode_s]
+        return zlib.crc32(json.dumps([*numbers, sorted(self.languages.items())]).encode())
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A passage on its way in: `analysed_as` is the language that its terms were made for, `vector` its stored form or None."""
+    """A passage as it is stored: `analysed_as` is the language of its terms, `vector` its stored form or None."""
 
     passage: Passage
     analysed_as: str
@@ -78,7 +112,7 @@ class Row:
 class Truth:
     """One connection to passages.sqlite. Safe to use from several threads.
 
-    Every method raises IndexFormatError if the database is damaged or foreign, and ShortlistError if the disk is full.
+    Every method raises IndexFormatError if the database is damaged or foreign, and ShortlistError if the disk is full or fails.
     """
 
     def __init__(self, path: Path, *, write: bool) -> None:
@@ -91,6 +125,7 @@ class Truth:
             except BaseException:
                 self._db.close()
                 raise
+        self.sealed: bool = self.manifest["format"] >= _SEALED
         weakref.finalize(self, self._db.close)  # after a compaction the last snapshot of the old files lets go of them
 
     @staticmethod
@@ -101,8 +136,10 @@ class Truth:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.executescript("BEGIN;" + _SCHEMA)
+            db.execute("INSERT INTO state VALUES (0, 0, 0, 0, ?)", [State().seal])
             rows = [(key, json.dumps(value)) for key, value in manifest.items()]
             db.executemany("INSERT INTO manifest VALUES (?, ?)", rows)
+            _seal_manifest(db)
             db.execute("COMMIT")
         sync_folder(path.parent)
 
@@ -111,141 +148,127 @@ class Truth:
         with self._lock:
             self._db.close()
 
+    def backup(self, path: Path) -> None:
+        """Copy the database as of now, while others write, to a file that is not there yet."""
+        with self._lock, _explained(path), contextlib.closing(sqlite3.connect(path)) as copy:
+            self._db.backup(copy)
+
+    def complaints(self) -> list[str]:
+        """What SQLite finds wrong with the structure of the whole file."""
+        return [text for (text,) in self._rows("PRAGMA integrity_check") if text != "ok"]
+
+    # --- where the index stands
+
+    def state(self) -> State:
+        """Where the committed index stands."""
+        return self._state(checked=self.sealed)
+
     def point(self) -> Point:
-        """Where the committed state stands."""
-        return Point(*self._rows("SELECT generation, slots FROM state")[0])
+        """How far it has come."""
+        return self.state().point
 
-    def effort(self) -> Effort:
-        """What all passages ever added have cost."""
-        return Effort(*self._rows("SELECT analyze_s, encode_s FROM state")[0])
+    def _state(self, *, checked: bool) -> State:
+        """One statement, hence one moment, whatever a writer does meanwhile."""
+        found = self._rows(
+            f"SELECT generation, slots, analyze_s, encode_s, {'seal' if self.sealed else 'NULL'}, "
+            "(SELECT json_group_array(json_array(lang, live)) FROM (SELECT lang, live FROM languages ORDER BY lang)) FROM state"
+        )
+        with self._as_stored():
+            ((generation, slots, analyze_s, encode_s, seal, languages),) = found
+            state = State(Point(generation, slots), Effort(analyze_s, encode_s), dict(json.loads(languages)))
+            if checked and state.seal != seal:
+                raise ValueError("the row of `state` does not fit its seal")
+        return state
 
-    def live(self) -> int:
-        """How many passages are not deleted."""
-        (count,) = self._rows("SELECT coalesce(sum(live), 0) FROM languages")[0]
-        return int(count)
+    def tombstones(self, after: int, upto: int) -> npt.NDArray[np.int64]:
+        """Slots deleted by the commits after+1..upto."""
+        if not self.sealed:
+            sql = "SELECT slot FROM passages WHERE deleted > ? AND deleted <= ? AND deleted > 0"
+            return np.array([slot for (slot,) in self._rows(sql, (after, upto))], dtype=np.int64)
+        rows = self._rows(
+            "SELECT generation, slots, seal FROM deletions WHERE generation > ? AND generation <= ?", (after, upto)
+        )
+        with self._as_stored():
+            for generation, slots, seal in rows:
+                if zlib.crc32(slots, generation) != seal:
+                    raise ValueError(f"the deletions of commit {generation} do not fit their seal")
+            return np.frombuffer(b"".join(slots for _, slots, _ in rows), dtype="<u4").astype(np.int64)
 
-    def append(self, rows: Sequence[Row], effort: Effort = NO_EFFORT, *, replacing: bool = False) -> Point:
+    # --- writing
+
+    def append(self, rows: Sequence[Row], effort: Effort = NO_EFFORT, *, replaced: Sequence[int] = ()) -> Point:
         """Commit passages under the next slots, all or none; returns where the index stands after it.
 
-        With `replacing` live passages of the same ids are marked deleted by the same commit.
+        The live passages in the slots `replaced` are marked deleted by the same commit.
         """
         with self._transaction() as before:
-            if replacing:
-                self._mark(before, self._find([row.passage.id for row in rows]))
-            slots = range(before.slots, before.slots + len(rows))
-            self._db.executemany(
-                "INSERT INTO passages (slot, id, text, title, lang, analysed_as, meta) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (slot, p.id, p.text, p.title, p.lang, row.analysed_as, json.dumps(dict(p.meta)))
-                    for slot, row in zip(slots, rows, strict=True)
-                    for p in (row.passage,)
-                ),
-            )
-            vectors = ((slot, row.vector.tobytes()) for slot, row in zip(slots, rows, strict=True) if row.vector is not None)
-            self._db.executemany("INSERT INTO vectors VALUES (?, ?)", vectors)
-            self._count_languages((row.analysed_as for row in rows), 1)
-            self._db.execute(
-                "UPDATE state SET generation = generation + 1, slots = ?, analyze_s = analyze_s + ?, encode_s = encode_s + ?",
-                (slots.stop, effort.analyze_s, effort.encode_s),
-            )
-        return Point(before.generation + 1, slots.stop)
+            languages = Counter(row.analysed_as for row in rows)
+            languages.subtract(self._mark(before.point, replaced))
+            slots = range(before.point.slots, before.point.slots + len(rows))
+            self._insert("passages", ((slot, *self._stored(slot, row)) for slot, row in zip(slots, rows, strict=True)))
+            blobs = ((slot, row.vector.tobytes()) for slot, row in zip(slots, rows, strict=True) if row.vector is not None)
+            self._insert("vectors", ((slot, blob, *self._seals(zlib.crc32(blob, slot))) for slot, blob in blobs))
+            return self._advance(before, languages, slots.stop, effort)
 
-    def delete(self, ids: Sequence[str]) -> Point:
-        """Mark live passages deleted, all or none. Raises BadInput naming an id that is not in the index."""
-        with self._transaction() as before:
-            found = self._find(ids)
-            missing = set(ids) - {name for name, _, _ in found}
-            if missing:
-                raise BadInput(f"no passage with the id {min(missing)!r} is in the index; nothing was deleted.")
-            self._mark(before, found)
-            self._db.execute("UPDATE state SET generation = generation + 1")
-        return Point(before.generation + 1, before.slots)
-
-    def delete_slots(self, slots: Sequence[int]) -> Point:
+    def delete(self, slots: Sequence[int]) -> Point:
         """Mark the live passages of these slots deleted, all or none."""
-        sql = (
-            "SELECT p.id, p.slot, p.analysed_as FROM json_each(?) AS wanted "
-            "CROSS JOIN passages AS p ON p.slot = wanted.value AND p.deleted = 0"
-        )
         with self._transaction() as before:
-            self._mark(before, self._rows(sql, [json.dumps(list(slots))]))
-            self._db.execute("UPDATE state SET generation = generation + 1")
-        return Point(before.generation + 1, before.slots)
+            languages: Counter[str] = Counter()
+            languages.subtract(self._mark(before.point, slots))
+            return self._advance(before, languages, before.point.slots)
 
-    def _find(self, ids: Iterable[str]) -> list[tuple[str, int, str]]:
-        """(id, slot, language of analysis) of those of `ids` that a live passage has."""
-        sql = (
-            "SELECT p.id, p.slot, p.analysed_as FROM json_each(?) AS wanted "
-            "CROSS JOIN passages AS p ON p.id = wanted.value AND p.deleted = 0"
+    def _stored(self, slot: int, row: Row) -> tuple[Any, ...]:
+        """The columns of a passage behind its slot."""
+        passage = row.passage
+        values = (passage.id, passage.text, passage.title, passage.lang, row.analysed_as, json.dumps(dict(passage.meta)))
+        if not self.sealed:
+            return *values, 0
+        return passage.id, _seal_of(slot, passage.id), *values[1:], _seal_of(slot, *values), 0
+
+    def _seals(self, seal: int) -> tuple[int, ...]:
+        return (seal,) if self.sealed else ()
+
+    def _insert(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        if all_rows := list(rows):
+            self._db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(all_rows[0]))})", all_rows)
+
+    def _mark(self, before: Point, slots: Sequence[int]) -> Counter[str]:
+        """Note a deletion; returns in which languages the passages were analysed."""
+        if not slots:
+            return Counter()
+        languages = Counter(row.analysed_as for row in self.rows(slots))
+        generation = before.generation + 1
+        self._db.executemany("UPDATE passages SET deleted = ? WHERE slot = ?", [(generation, slot) for slot in slots])
+        if self.sealed:
+            blob = np.array(slots, dtype="<u4").tobytes()
+            self._insert("deletions", [(generation, blob, zlib.crc32(blob, generation))])
+        return languages
+
+    def _advance(self, before: State, languages: Counter[str], slots: int, effort: Effort = NO_EFFORT) -> Point:
+        """The end of every commit: the next state, and its seal."""
+        self._db.executemany(
+            "INSERT INTO languages VALUES (?, ?) ON CONFLICT (lang) DO UPDATE SET live = live + excluded.live",
+            languages.items(),
         )
-        return self._rows(sql, [json.dumps(list(ids))])
-
-    def _mark(self, before: Point, found: Sequence[tuple[str, int, str]]) -> None:
-        marks = [(before.generation + 1, slot) for _, slot, _ in found]
-        self._db.executemany("UPDATE passages SET deleted = ? WHERE slot = ?", marks)
-        self._count_languages((lang for _, _, lang in found), -1)
-
-    def known(self, ids: Iterable[str]) -> set[str]:
-        """Those of `ids` that a live passage has."""
-        return {name for name, _, _ in self._find(ids)}
-
-    def get(self, ids: Sequence[str], at: Point) -> dict[str, Passage]:
-        """Passages of these ids that live at this point."""
-        sql = (
-            "SELECT p.id, p.text, p.title, p.lang, p.meta FROM json_each(:ids) AS wanted "
-            f"CROSS JOIN passages AS p ON p.id = wanted.value WHERE p.{_LIVE}"
+        spent = (before.effort.analyze_s + effort.analyze_s, before.effort.encode_s + effort.encode_s)
+        self._db.execute(
+            "UPDATE state SET generation = ?, slots = ?, analyze_s = ?, encode_s = ?",
+            (before.point.generation + 1, slots, *spent),
         )
-        rows = self._rows(sql, {"ids": json.dumps(list(ids)), "slots": at.slots, "generation": at.generation})
-        return {row[0]: _passage(row) for row in rows}
+        state = self._state(checked=False)
+        if self.sealed:
+            self._db.execute("UPDATE state SET seal = ?", [state.seal])
+        return state.point
 
-    def passages(self, at: Point, slots: Sequence[int] | None = None, page: int = 1000) -> Iterator[Passage]:
-        """All passages that live at this point, or those of live `slots`, in the order in which they came, page by page."""
-        columns = "id, text, title, lang, meta, slot"
-        if slots is not None:
-            sql = f"SELECT {columns} FROM passages WHERE slot IN (SELECT value FROM json_each(?)) ORDER BY slot"
-            for first in range(0, len(slots), page):
-                yield from map(_passage, self._rows(sql, [json.dumps(slots[first : first + page])]))
-            return
-        sql = f"SELECT {columns} FROM passages WHERE slot >= :start AND {_LIVE} ORDER BY slot LIMIT :page"
-        start = 0
-        while rows := self._rows(sql, {"start": start, "slots": at.slots, "generation": at.generation, "page": page}):
-            yield from map(_passage, rows)
-            start = rows[-1][5] + 1
+    # --- reading
 
-    def contents(self, start: int, stop: int) -> list[tuple[Passage, str]]:
-        """(passage, language of analysis) of slots start..stop-1, deleted ones too."""
-        sql = "SELECT id, text, title, lang, meta, analysed_as FROM passages WHERE slot >= ? AND slot < ? ORDER BY slot"
-        rows = [(_passage(row), row[5]) for row in self._rows(sql, (start, stop))]
-        if len(rows) != stop - start:
-            raise self._incomplete(f"{len(rows)} of the passages {start} to {stop - 1}")
-        return rows
+    def find(self, ids: Iterable[str]) -> list[int]:
+        """Slots of passages, deleted ones too, with these ids, by an index without seals: it may lack some, or add others."""
+        sql = "SELECT p.slot FROM json_each(?) AS wanted CROSS JOIN passages AS p ON p.id = wanted.value"
+        return [slot for (slot,) in self._rows(sql, [json.dumps(list(ids))])]
 
-    def fields(self, start: int, stop: int) -> list[tuple[str, str, dict[str, Json]]]:
-        """(language of analysis, title, metadata) of slots start..stop-1, deleted ones too."""
-        sql = "SELECT analysed_as, title, meta FROM passages WHERE slot >= ? AND slot < ? ORDER BY slot"
-        with _explained(self._path):
-            rows = [(lang, title, json.loads(meta)) for lang, title, meta in self._rows(sql, (start, stop))]
-        if len(rows) != stop - start:
-            raise self._incomplete(f"{len(rows)} of the passages {start} to {stop - 1}")
-        return rows
-
-    def rows(self, start: int, at: Point, page: int) -> list[tuple[int, Row]]:
-        """(slot, row) of the first `page` passages that live at this point, from the slot `start` on."""
-        sql = (
-            "SELECT id, text, title, lang, meta, slot, analysed_as, half FROM passages LEFT JOIN vectors USING (slot) "
-            f"WHERE slot >= :start AND {_LIVE} ORDER BY slot LIMIT :page"
-        )
-        found = self._rows(sql, {"start": start, "slots": at.slots, "generation": at.generation, "page": page})
-        with _explained(self._path):
-            return [(row[5], Row(_passage(row), row[6], _bytes(row[7]))) for row in found]
-
-    def gone(self, since: Point, at: Point) -> list[str]:
-        """Ids of the passages that lived at the point `since` and no longer do at the point `at`."""
-        sql = "SELECT id FROM passages WHERE slot < ? AND deleted > ? AND deleted <= ? AND deleted > 0"
-        return [name for (name,) in self._rows(sql, (since.slots, since.generation, at.generation))]
-
-    def slots_of(self, condition: Mapping[str, Any]) -> list[int]:
-        """Slots of the passages, deleted ones too, whose ids fit a checked condition of a filter on strings."""
+    def matching(self, condition: Mapping[str, Any]) -> list[int]:
+        """Slots of the passages, deleted ones too, whose ids fit a checked condition of a filter; for formats without seals."""
         if "in" in condition:
             test, values = "id IN (SELECT value FROM json_each(?))", [json.dumps(condition["in"])]
         else:
@@ -253,70 +276,114 @@ class Truth:
             values = list(condition.values())
         return [slot for (slot,) in self._rows(f"SELECT slot FROM passages WHERE {test}", values)]
 
-    def ids(self, slots: npt.NDArray[np.uint32]) -> list[str]:
+    def rows(self, slots: Sequence[int]) -> list[Row]:
+        """The passages of these slots, deleted ones too, in the same order; without their vectors."""
+        found = self._of("passages", slots, "id", "text", "title", "lang", "analysed_as", "meta", "seal")
+        with self._as_stored():
+            return [self._row(slot, *row) for slot, row in zip(slots, found, strict=True)]
+
+    def _row(self, slot: int, *values: Any) -> Row:
+        *fields, seal = values
+        if self.sealed and _seal_of(slot, *fields) != seal:
+            raise ValueError(f"the passage in slot {slot} does not fit its seal")
+        name, text, title, lang, analysed_as, meta = fields
+        return Row(Passage(id=name, text=text, title=title, lang=lang, meta=json.loads(meta)), analysed_as)
+
+    def ids(self, slots: Sequence[int]) -> list[str]:
         """The ids of these slots, in the same order."""
-        sql = "SELECT p.id FROM json_each(?) AS wanted CROSS JOIN passages AS p ON p.slot = wanted.value ORDER BY wanted.key"
-        names = [name for (name,) in self._rows(sql, [json.dumps(slots.tolist())])]
-        if len(names) != len(slots):
-            raise self._incomplete(f"{len(names)} of {len(slots)} passages")
-        return names
+        found = self._of("passages", slots, "id", "id_seal")
+        with self._as_stored():
+            if self.sealed:
+                for slot, (name, seal) in zip(slots, found, strict=True):
+                    if zlib.crc32(name.encode(), slot) != seal:
+                        raise ValueError(f"the id in slot {slot} does not fit its seal")
+            return [name for name, _ in found]
 
     def vectors(self, slots: Sequence[int], size: int) -> ByteArray:
         """uint8[n, size], the stored vectors of these slots in the same order."""
-        sql = "SELECT v.half FROM json_each(?) AS wanted CROSS JOIN vectors AS v ON v.slot = wanted.value ORDER BY wanted.key"
-        blobs = [blob for (blob,) in self._rows(sql, [json.dumps(list(slots))])]
-        if len(blobs) != len(slots) or any(len(blob) != size for blob in blobs):
-            raise self._incomplete(f"{len(blobs)} of {len(slots)} vectors of {size} bytes")
-        return np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(slots), size)
+        found = self._of("vectors", slots, "half", "seal")
+        with self._as_stored():
+            for slot, (blob, seal) in zip(slots, found, strict=True):
+                if len(blob) != size or (self.sealed and zlib.crc32(blob, slot) != seal):
+                    raise ValueError(f"the vector in slot {slot} is not of {size} bytes or does not fit its seal")
+            return np.frombuffer(b"".join(blob for blob, _ in found), dtype=np.uint8).reshape(len(found), size)
 
-    def tombstones(self, after: int, upto: int) -> list[int]:
-        """Slots deleted by the commits after+1..upto."""
-        sql = "SELECT slot FROM passages WHERE deleted > ? AND deleted <= ? AND deleted > 0"
-        return [slot for (slot,) in self._rows(sql, (after, upto))]
+    def deleted_by(self, slots: Sequence[int]) -> list[int]:
+        """The commits that deleted the passages of these slots, by their rows, which no seal covers; 0 for live ones."""
+        return [generation for (generation,) in self._of("passages", slots, "deleted")]
 
-    def languages(self) -> list[str]:
-        """Languages in which live passages were analysed, "" for those of an unknown one."""
-        return list(self.language_counts())
+    def last_slot(self) -> int:
+        """The highest slot that has a passage, -1 if there is none."""
+        ((slot,),) = self._rows("SELECT coalesce(max(slot), -1) FROM passages")
+        return int(slot)
 
-    def language_counts(self) -> dict[str, int]:
-        """How many live passages were analysed in each language, by the language's tag."""
-        return dict(self._rows("SELECT lang, live FROM languages WHERE live > 0 ORDER BY lang"))
-
-    def _count_languages(self, langs: Iterable[str], step: int) -> None:
-        self._db.executemany(
-            "INSERT INTO languages VALUES (?, ?) ON CONFLICT (lang) DO UPDATE SET live = live + excluded.live",
-            ((lang, step) for lang in langs),
-        )
+    def _of(self, table: str, slots: Sequence[int], *columns: str) -> list[Any]:
+        """The rows of these slots, in the same order, all of them. Formats without seals have NULL for one."""
+        names = ", ".join(f"t.{name}" if self.sealed or not name.endswith("seal") else "NULL" for name in columns)
+        sql = f"SELECT {names} FROM json_each(?) AS wanted CROSS JOIN {table} AS t ON t.slot = wanted.value ORDER BY wanted.key"
+        found = self._rows(sql, [json.dumps(list(slots))])
+        if len(found) != len(slots):
+            raise self._damaged(f"it holds {len(found)} of {len(slots)} {table}")
+        return found
 
     def _rows(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         with self._lock, _explained(self._path):
             return self._db.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Point]:
+    def _transaction(self) -> Iterator[State]:
         with self._lock, _explained(self._path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                yield self.point()
+                yield self.state()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                    with contextlib.suppress(sqlite3.DatabaseError):  # the first error is the one to hear of
+                        self._db.execute("ROLLBACK")
                 raise
 
     def _read_manifest(self) -> dict[str, Any]:
-        manifest = {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM manifest")}
-        version = manifest.get("format")
-        if not isinstance(version, int):
+        with self._as_stored():
+            texts = dict(self._db.execute("SELECT key, value FROM manifest"))
+            manifest = {key: json.loads(value) for key, value in texts.items()}
+            fits = manifest.get("seal") == _manifest_seal(texts)
+        sealed, version = manifest.pop("seal", None) is not None, manifest.get("format")
+        if type(version) is not int:
             raise IndexFormatError(f"{self._path}: no format version in the manifest; this is not an index of shortlist.")
         if version > FORMAT:
             raise IndexFormatError(
                 f"{self._path}: written in format {version}, this version of shortlist reads up to {FORMAT}. Upgrade shortlist."
             )
+        if (sealed or version >= _SEALED) and not fits:
+            raise self._damaged("the manifest does not fit its seal")
         return manifest
 
-    def _incomplete(self, what: str) -> IndexFormatError:
-        return IndexFormatError(f"{self._path} holds {what}: the database is damaged. Restore the index from a backup.")
+    @contextlib.contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        """Values of another type or content than were written are damage."""
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError) as error:  # json.JSONDecodeError and UnicodeError are ValueErrors
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, what: str) -> IndexFormatError:
+        return IndexFormatError(f"{self._path}: {what}: the database is damaged. {RESTORE}")
+
+
+def _seal_of(slot: int, *texts: str) -> int:
+    """The checksum of a row of texts."""
+    return zlib.crc32("\0".join(texts).encode(), slot)
+
+
+def _manifest_seal(texts: Mapping[str, str]) -> int:
+    return zlib.crc32(json.dumps(sorted((key, text) for key, text in texts.items() if key != "seal")).encode())
+
+
+def _seal_manifest(db: sqlite3.Connection) -> None:
+    """Renew the seal of the manifest, at the end of whatever changes one of its rows."""
+    seal = _manifest_seal(dict(db.execute("SELECT key, value FROM manifest")))
+    db.execute("INSERT OR REPLACE INTO manifest VALUES ('seal', ?)", [str(seal)])
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:
@@ -331,31 +398,26 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
     return db
 
 
-def _passage(row: Sequence[Any]) -> Passage:
-    return Passage(id=row[0], text=row[1], title=row[2], lang=row[3], meta=json.loads(row[4]))
-
-
-def _bytes(blob: bytes | None) -> ByteArray | None:
-    return None if blob is None else np.frombuffer(blob, dtype=np.uint8)
-
-
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""
     try:
         yield
     except sqlite3.IntegrityError as error:
+        if "passages.id" not in str(error):
+            raise IndexFormatError(f"{path}: {error}. The database is damaged. {RESTORE}") from error
         raise BadInput(f"{path}: {error}: an id is in the index already. Nothing of the batch is stored.") from error
     except sqlite3.ProgrammingError as error:
         raise BadInput(f"{path}: {error}. Open the index again.") from error
     except sqlite3.DatabaseError as error:
         code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise ShortlistError(f"{path}: {error} while writing or reading. {SAFE_AFTER_FULL_DISK}") from error
+        if code == sqlite3.SQLITE_FULL:
+            raise ShortlistError(f"{path}: {error}. {SAFE} Free some space first.") from error
+        if code == sqlite3.SQLITE_IOERR:
+            raise ShortlistError(
+                f"{path}: {error} while writing or reading. {SAFE} Look whether the disk is full or fails (the system's log); "
+                "then run `shortlist index check`."
+            ) from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM):
             raise ShortlistError(f"{path}: {error}. Check the rights of the folder and who else uses it.") from error
-        raise IndexFormatError(
-            f"{path}: {error}. The database is damaged or not one of shortlist; restore the index from a backup."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IndexFormatError(f"{path}: {error}. The database is damaged; restore the index from a backup.") from error
+        raise IndexFormatError(f"{path}: {error}. The database is damaged or not one of shortlist. {RESTORE}") from error
