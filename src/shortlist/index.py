@@ -20,6 +20,7 @@ from shortlist.filters import checked as checked_filter
 from shortlist.fuse import rrf, weighted_sum
 from shortlist.quantize import checked_vectors, shortened
 from shortlist.stores.columns import Field
+from shortlist.stores.care import Report, backup, check
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES
@@ -327,6 +328,17 @@ class Index:
         on meanwhile. It needs the space of a second copy for a while; after a crash the index is the old one or the new one.
         """
         return self._store.compact()
+
+    def check(self) -> Report:
+        """Read everything and say what is wrong; changes nothing. `stores.care` has what is looked at, and `repair`."""
+        return check(self.path)
+
+    def backup(self, target: str | Path) -> None:
+        """Copy the index to a path where nothing is yet, while it is searched and written; the copy is verified and durable.
+
+        Raises BadInput if there is something at `target`, IndexFormatError if the passages of this index are damaged.
+        """
+        backup(self.path, Path(target))
 
     # --- reading
 

@@ -12,7 +12,7 @@ import pytest
 
 from index_tools import HashEncoder, assert_same_ranking, naive_bm25, passages
 from shortlist.errors import BadInput
-from shortlist.stores.embedded import EmbeddedStore
+from shortlist.stores.embedded import EmbeddedStore, Source
 from shortlist.stores.truth import Row
 from shortlist.types import Passage
 
@@ -300,7 +300,7 @@ def test_what_is_committed_during_a_compaction_is_not_lost(judge, monkeypatch):
     monkeypatch.setattr("shortlist.stores.embedded._REPLAY", 50)
     judge.add(passages(400))
     judge.delete([f"p{i}" for i in range(0, 100, 2)])
-    rows, meanwhile = judge.store.stored_rows, iter(range(100))
+    rows, meanwhile = Source.rows, iter(range(100))
 
     def interrupted(*args):
         number = next(meanwhile)
@@ -310,7 +310,7 @@ def test_what_is_committed_during_a_compaction_is_not_lost(judge, monkeypatch):
             judge.delete([f"p{301 + number}", f"p{101 + 2 * number}", f"m{number}-3"])
         return rows(*args)
 
-    monkeypatch.setattr(judge.store, "stored_rows", interrupted)
+    monkeypatch.setattr(Source, "rows", interrupted)
     judge.store.compact()
     snapshot = judge.store.snapshot()
     assert next(meanwhile) > 10

@@ -21,6 +21,8 @@ HOME = {
     "index info": "keeping",
     "index delete": "keeping",
     "index compact": "keeping",
+    "index check": "keeping",
+    "index backup": "keeping",
     "search": "searching",
     "compare": "searching",
     "run": "lab",

@@ -1,4 +1,4 @@
-"""`index info`, `index delete`, `index compact`: verbs that look after an index. Each has a function that registers it."""
+"""`index info`, `delete`, `compact`, `check`, `backup`: the verbs that look after an index."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from shortlist.cli.show import example, out, print_json
 from shortlist.index import Index
+from shortlist.stores import care
 
 
 def add_verbs(verbs: Any) -> None:
     """Register all of them."""
-    for add in (_add_info, _add_delete, _add_compact):
+    for add in (_add_info, _add_delete, _add_compact, _add_check, _add_backup):
         add(verbs)
 
 
@@ -106,4 +107,74 @@ def run_compact(args: argparse.Namespace) -> int:
         count = index.compact()
         after = sum(index.sizes().values())
     out().print(f"{args.index}: {count:,} deleted passages removed, {before / 1e6:,.1f} MB are now {after / 1e6:,.1f} MB")
+    return 0
+
+
+# --- check
+
+
+def _add_check(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "check",
+        "verify an index, and repair it",
+        "Read everything, compare checksums, and compare what is derived from the passages with what they give. Exit status 1 "
+        "if something is wrong. Searches and writes may go on meanwhile; a repair refuses other writers.",
+        "my.idx",
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="restore what can be derived, and name the passages that are lost"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON line")
+    parser.set_defaults(verb=run_check)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print what is wrong, and after a repair what has become of it."""
+    report = care.repair(args.index) if args.repair else care.check(args.index)
+    after = care.check(args.index) if args.repair and not report.sound else report
+    if args.json:
+        found = {name: getattr(report, name) for name in ("truth", "lost", "derived", "notes")}
+        print_json({"sound": after.sound, "passages": after.passages, **found})
+        return 0 if after.sound else 1
+    for text in (*report.truth, *report.derived):
+        out().print(f"damaged  {text}", markup=False)
+    for name in report.lost:
+        out().print(f"lost     {name}", markup=False)
+    for text in report.notes:
+        out().print(f"note     {text}", markup=False)
+    out().print(f"{args.index}: {_verdict(report, after)}", markup=False)
+    return 0 if after.sound else 1
+
+
+def _verdict(report: care.Report, after: care.Report) -> str:
+    if report.sound:
+        return f"{report.passages:,} passages, all sound"
+    if after is report:
+        return f"{report.passages:,} passages are whole. `shortlist index check --repair` restores what can be restored"
+    lost = f"{len(report.lost):,} passages are lost; add them again" if report.lost else "nothing is lost"
+    return f"repaired: {after.passages:,} passages, all sound; {lost}" if after.sound else "the repair has not healed it"
+
+
+# --- backup
+
+
+def _add_backup(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "backup",
+        "copy an index while it is used",
+        "Write a verified copy, as of one moment, to a path where nothing is yet. The copy is an index like any other.",
+        "my.idx backup.idx",
+    )
+    parser.add_argument("target", type=Path, metavar="TARGET")
+    parser.set_defaults(verb=run_backup)
+
+
+def run_backup(args: argparse.Namespace) -> int:
+    """Copy and say what the copy holds."""
+    care.backup(args.index, args.target)
+    with Index.open(args.target) as copy:
+        size = sum(copy.sizes().values())
+        out().print(f"{args.target}: {len(copy):,} passages, {size / 1e6:,.1f} MB, verified", markup=False)
     return 0

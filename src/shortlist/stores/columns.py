@@ -138,6 +138,15 @@ class ColumnSegment:
             raise self._file.damaged("a value leads outside the file")
         return self._file.part("slots", "<u4", start, stop)
 
+    def value(self, field: str, slot: int) -> str | None:
+        """The string that a slot, relative to `first`, has in a field; long ones as far as they are kept."""
+        low, high = (bisect_left(self, end) for end in span(field, "s"))
+        if not len(found := np.flatnonzero(self.slots_at(low, high) == slot)):
+            return None
+        starts = self._file.part("starts", "<u8", low, high + 1)
+        place = low + int(np.searchsorted(starts, starts[0] + np.uint64(found[0]), "right")) - 1
+        return self[place][len(term(field, "")) :].decode(errors="replace")
+
     def holds(self, interval: Interval) -> bool:
         """Whether any value has a term in the interval."""
         place = bisect_left(self, interval[0])

@@ -126,10 +126,42 @@ class Derived:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an index stands: its folder (`home_of`) and the truth in there."""
+    """Where an index stands: its folder (`home_of`) and the truth in there, and what derived files are made of."""
 
     home: Path
     truth: Truth
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How vectors are kept."""
+        return Layout.of(self.truth.manifest)
+
+    @cached_property
+    def analyzer(self) -> Analyzer:
+        """The analyzer that wrote the index."""
+        return analyzer(self.truth.manifest["analyzer"])
+
+    def terms(self, passage: Passage, lang: str) -> list[str]:
+        """The terms that stand for a passage: those of its content, its title counted as often as the index was made to."""
+        more = self.truth.manifest.get("title_weight", 1) - 1
+        terms = self.analyzer.terms(passage.content, lang)
+        return terms + more * self.analyzer.terms(passage.title, lang) if more and passage.title else terms
+
+    def fields(self, row: Row) -> set[bytes]:
+        """What the columns hold of a passage. In formats without seals its id is left to SQLite, as older versions know it."""
+        passage = row.passage
+        return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self.truth.sealed else "")
+
+    def vectors(self, slots: Sequence[int]) -> ByteArray:
+        """The stored vectors of these slots."""
+        return self.truth.vectors(slots, self.layout.size(self.layout.form))
+
+    def rows(self, slots: Sequence[int]) -> list[Row]:
+        """The passages of these slots with their vectors, as they were appended."""
+        rows = self.truth.rows(slots)
+        if not self.layout.dims:
+            return rows
+        return [replace(row, vector=vector) for row, vector in zip(rows, self.vectors(slots), strict=True)]
 
 
 class Snapshot:
@@ -285,7 +317,7 @@ class EmbeddedStore:
     def __init__(self, path: Path, *, write: bool = False) -> None:
         """Open. Raises BadInput (no such path), IndexFormatError (no index, damaged, newer), IndexLocked (write)."""
         with explained(path):
-            _refuse_foreign(path)
+            refuse_foreign(path)
             self._lock = WriterLock(path / "lock") if write else None
         self.path = path
         self._writing = threading.Lock()  # between the threads of this process
@@ -297,9 +329,8 @@ class EmbeddedStore:
         self._current: tuple[object, Snapshot] | None = None  # the newest snapshot, and the state of `published` it is of
         try:
             with explained(path):
-                self._source = _opened(path, write)
+                self._source = opened(path, write)
             try:
-                self.layout = Layout.of(self._truth.manifest)
                 if write:
                     with explained(path):
                         self._published = self._recover()
@@ -315,7 +346,7 @@ class EmbeddedStore:
     def create(path: Path, manifest: Mapping[str, Any]) -> EmbeddedStore:
         """Make an empty index, all or nothing, and open it for writing. Raises BadInput if there is something at `path`."""
         with drafted(path) as draft:
-            _make(draft, {**manifest, "format": FORMAT, "index": uuid.uuid4().hex})
+            make_empty(draft, {**manifest, "format": FORMAT, "index": uuid.uuid4().hex})
         return EmbeddedStore(path, write=True)
 
     @property
@@ -323,16 +354,19 @@ class EmbeddedStore:
         """What was decided when the index was created: format, analyzer, encoder, k1, b, title_weight."""
         return dict(self._truth.manifest)
 
-    @cached_property
+    @property
     def analyzer(self) -> Analyzer:
         """The analyzer that wrote the index."""
-        return analyzer(self._truth.manifest["analyzer"])
+        return self._source.analyzer
+
+    @property
+    def layout(self) -> Layout:
+        """How vectors are kept."""
+        return self._source.layout
 
     def terms(self, passage: Passage, lang: str) -> list[str]:
-        """The terms that stand for a passage: those of its content, its title counted as often as the index was made to."""
-        more = self._truth.manifest.get("title_weight", 1) - 1
-        terms = self.analyzer.terms(passage.content, lang)
-        return terms + more * self.analyzer.terms(passage.title, lang) if more and passage.title else terms
+        """The terms that stand for a passage (`Source.terms`)."""
+        return self._source.terms(passage, lang)
 
     @property
     def dims(self) -> int:
@@ -383,7 +417,7 @@ class EmbeddedStore:
         """Go where a compaction has moved the index; False if it has not moved. Snapshots of before keep their files."""
         if self._lock is not None or home_of(self.path) == source.home:
             return self._source is not source
-        self._source = _opened(self.path, False)
+        self._source = opened(self.path, False)
         return True
 
     def committed_at(self) -> float:
@@ -435,7 +469,7 @@ class EmbeddedStore:
             self._catch_up()
             replaced = self.snapshot().slots_of([row.passage.id for row in rows]) if replacing else []
             point = self._truth.append(rows, effort, replaced=replaced)
-            fields = [self._fields(row) for row in rows]
+            fields = [self._source.fields(row) for row in rows]
             state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
             state = self._extend(_COLUMNS, state, point.slots, lambda: gather(fields))
             state = self._extend_vectors(state, point.slots, [row.vector for row in rows if row.vector is not None])
@@ -490,7 +524,7 @@ class EmbeddedStore:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         try:
-            _make(folder, {**self.manifest, "format": FORMAT})
+            make_empty(folder, {**self.manifest, "format": FORMAT})
             draft = EmbeddedStore(folder, write=True)
             draft._tidies = False
             try:
@@ -517,22 +551,12 @@ class EmbeddedStore:
         dead = self._truth.tombstones(0, now.generation)
         living = np.setdiff1d(np.arange(since.slots, now.slots), dead).tolist()
         for start in range(0, len(living), _REPLAY):
-            rows = self.stored_rows(living[start : start + _REPLAY])
+            rows = self._source.rows(living[start : start + _REPLAY])
             draft.append(rows, [self.terms(row.passage, row.analysed_as) for row in rows])
-
-    def stored_rows(self, slots: Sequence[int]) -> list[Row]:
-        """The passages of these slots with their vectors, as they were appended."""
-        rows = self._truth.rows(slots)
-        if not self.dims:
-            return rows
-        vectors = self._truth.vectors(slots, self.layout.size(self.layout.form))
-        return [replace(row, vector=vector) for row, vector in zip(rows, vectors, strict=True)]
 
     def _move_to(self, folder: Path) -> None:
         """Make the closed copy in `folder` the index."""
-        (folder / "lock").unlink()
-        sync_folder(folder)
-        folder.rename(self.path / f"compacted-{_compactions(self.home) + 1:06d}")
+        take_place(self.path, self.home, folder)
         self._settle()
 
     def _settle(self) -> None:
@@ -547,7 +571,7 @@ class EmbeddedStore:
             self._published = Published.read(home / "published")
             self._source = source
         if home != self._settled:
-            _remove_all_but(self.path, home)
+            remove_all_but(self.path, home)
             self._settled = home
 
     def _tidy_later(self) -> None:
@@ -668,18 +692,13 @@ class EmbeddedStore:
             self._published = self._extend(_TERMS, self._published, stop, partial(invert, terms))
         while (covered := _covered(self._published.columns)) < point.slots:
             stop = min(covered + _REPLAY, point.slots)
-            fields = [self._fields(row) for row in self._truth.rows(range(covered, stop))]
+            fields = [self._source.fields(row) for row in self._truth.rows(range(covered, stop))]
             self._published = self._extend(_COLUMNS, self._published, stop, partial(gather, fields))
         while self.dims and self._published.rows < point.slots:
             stop = min(self._published.rows + _REPLAY, point.slots)
-            stored = self._truth.vectors(range(self._published.rows, stop), self.layout.size(self.layout.form))
+            stored = self._source.vectors(range(self._published.rows, stop))
             self._published = self._extend_vectors(self._published, stop, stored)
         self._publish(replace(self._published, point=point))
-
-    def _fields(self, row: Row) -> set[bytes]:
-        """What the columns hold of a passage. In formats without seals its id is left to SQLite, as older versions know it."""
-        passage = row.passage
-        return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self._truth.sealed else "")
 
     def _extend(self, layer: Layer, state: Published, stop: int, content: Callable[[], Any]) -> Published:
         """Cover the slots up to `stop` with a file of `content`, and merge small files."""
@@ -827,7 +846,7 @@ def _compactions(home: Path) -> int:
     return int(home.name.partition("-")[2]) if home.name.startswith("compacted-") else 0
 
 
-def _make(folder: Path, manifest: Mapping[str, Any]) -> None:
+def make_empty(folder: Path, manifest: Mapping[str, Any]) -> None:
     """The files of an empty index."""
     for layer in (_TERMS, _COLUMNS):
         (folder / layer.folder).mkdir()
@@ -835,7 +854,8 @@ def _make(folder: Path, manifest: Mapping[str, Any]) -> None:
     replace_file(folder / "published", [Published(manifest["index"]).to_bytes()])
 
 
-def _opened(path: Path, write: bool) -> Source:
+def opened(path: Path, write: bool) -> Source:
+    """The truth of the index at `path`, wherever a compaction moves it."""
     while True:
         home = home_of(path)
         try:
@@ -845,7 +865,14 @@ def _opened(path: Path, write: bool) -> Source:
                 raise  # else a compaction has just moved the index
 
 
-def _remove_all_but(path: Path, home: Path) -> None:
+def take_place(path: Path, home: Path, folder: Path) -> None:
+    """Make the complete index in `folder` the one at `path`, in place of that in `home`, which stays until `remove_all_but`."""
+    (folder / "lock").unlink()
+    sync_folder(folder)
+    folder.rename(path / f"compacted-{_compactions(home) + 1:06d}")
+
+
+def remove_all_but(path: Path, home: Path) -> None:
     """Remove what the index at `path` was before its last compaction, and drafts; whoever has the files open keeps them.
 
     `published` goes first: it is where readers notice.
@@ -870,7 +897,8 @@ def _size(file: Path) -> int:
     return 0
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
+    """Raises BadInput or IndexFormatError where there is no index."""
     if not path.exists():
         raise BadInput(f"{path}: no such index. Create one with Index.create or `shortlist index`.")
     if not (home_of(path) / "passages.sqlite").is_file():

@@ -195,6 +195,11 @@ class Vectors:
         for form in self._maps.keys() & other._maps.keys():
             self._maps[form].trust(other._maps[form])
 
+    def rows(self, form: str, start: int, stop: int) -> ByteArray:
+        """uint8[stop - start, size(form)], the rows of these slots, verified."""
+        size = self.layout.size(form)
+        return self._maps[form][start * size : stop * size].reshape(stop - start, size)
+
     def verify(self) -> None:
         """Check the files as a whole."""
         for form in self.layout.files:
