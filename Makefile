@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := eval,plot,hub,serve,mcp,docs,zstd,parquet,ir-datasets,notebook,test
 
-.PHONY: demo test clients browser native-test oracle sanitize bench-encoder bench-index lint clean
+.PHONY: demo test durability clients browser native-test oracle sanitize bench-encoder bench-index lint clean
 
 $(VENV)/base: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -m venv $(VENV)
@@ -26,7 +26,7 @@ demo: $(VENV)/base
 
 test: $(VENV)/test
 	$(BIN)/shortlist models fetch shortlist-embed shortlist-embed-en
-	$(BIN)/python -m pytest -m 'not oracle and not clients and not browser'
+	$(BIN)/python -m pytest -m 'not oracle and not clients and not browser and not durability'
 
 # The HTTP service called by the field's own clients and by schemathesis.
 clients: $(VENV)/test
@@ -38,6 +38,10 @@ browser: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS),browser]'
 	$(BIN)/shortlist models fetch shortlist-embed
 	$(BIN)/python -m pytest -m browser
+
+# The index under every failure of the file system, losses of power and kill -9: minutes.
+durability: $(VENV)/test
+	$(BIN)/python -m pytest -m durability
 
 native-test:
 	cmake -S tests/native -B build/native-test -DCMAKE_BUILD_TYPE=Release
