@@ -60,7 +60,7 @@ def script() -> list[tuple[Callable[[Index], object], Model]]:
 
 
 def play(path: Path, say: Callable[[int], object]) -> None:
-    """The whole session with a second opening for writing in it; `say(n)` when the n-th step has returned, the creation is 0."""
+    """The whole session with a second opening for writing in it; `say(n)` when step n has returned, 0 is the creation."""
     steps = script()
     with Index.create(path, encoder=ENCODER) as index:
         say(0)
@@ -78,13 +78,13 @@ def held(index: Index, sample: int = 100) -> Model:
     found = {one.id: one for one in index.passages()}
     assert len(index) == len(found)
     for query in QUERIES if found else ():
-        dense = index.search(query, k=1000, first="dense")
+        dense = index.search(query, k=10_000, first="dense")
         assert set(dense.ids) == set(found)
-        for hit in (*dense, *index.search(query, k=1000, first="bm25")):
+        for hit in (*dense, *index.search(query, k=10_000, first="bm25")):
             assert hit.passage == found[hit.id]
     for name in list(found)[-sample:]:
         assert index.get(name) == found[name]
-        assert name in index.search(found[name].text, k=1000, first="bm25").ids
+        assert name in index.search(found[name].text, k=10_000, first="bm25").ids
     return found
 
 
@@ -206,7 +206,7 @@ class Layer:
         self.folder = folder
 
     def try_one(self, classes: int, kind: int, at: int) -> tuple[int, bytes]:
-        """Play the session while its `at`-th call fails; returns how the process has ended, and a dot for each step that it said.
+        """Play the session while its `at`-th call fails; returns how the process has ended, and a dot for each step.
 
         A process that was not killed says behind them how many calls there were.
         """
@@ -232,8 +232,8 @@ class Layer:
         try:
             play(self.path, say)
         except ShortlistError as error:
-            assert kind != COUNT, error
-            assert str(self.path) in str(error), error
+            if kind == COUNT or str(self.path) not in str(error):
+                raise
         finally:
             os.write(end, b"%d" % self.library.faults_end())
 
@@ -254,7 +254,7 @@ def faults(folder: str, classes: str, kind: str, first: str, step: str) -> None:
         assert status == 0 or (int(kind) == KILL and killed), f"call {at} of {total}, kind {kind}: ended with {status}"
         steps = said.count(b".")
         assert forked(lambda done=steps: judge(layer.path, done - 1)) == 0, f"call {at} of {total}, kind {kind}, {steps} steps"
-    print(total, len(tried))
+    sys.stdout.write(f"{total} {len(tried)}\n")
 
 
 # --- killed at random moments
@@ -263,7 +263,9 @@ def faults(folder: str, classes: str, kind: str, first: str, step: str) -> None:
 def random_step(rng: random.Random, model: Model, prefix: str) -> tuple[Callable[[Index], object], Model]:
     """A step that may come next, and what the index holds after it. The same for the same state of `rng`."""
     what, known = rng.random(), sorted(model)
-    made = [Passage(f"{prefix}-{one.id}", one.text, one.title, one.lang, one.meta) for one in passages(9, seed=rng.getrandbits(30))]
+    made = [
+        Passage(f"{prefix}-{one.id}", one.text, one.title, one.lang, one.meta) for one in passages(9, seed=rng.getrandbits(30))
+    ]
     new = made[: rng.randint(1, 9)]
     if what < 0.45 or len(known) < 9:
         return lambda index: index.add(new), {**model, **{one.id: one for one in new}}
@@ -303,7 +305,7 @@ def kills(folder: str, rounds: str, seed: str) -> None:
         assert which in (0, 1), f"round {number}: {status}"
         model = states[which]
         returned, there = returned + said, there + (which == 1 and states[0] != states[1])
-    print(returned, there)
+    sys.stdout.write(f"{returned} {there}\n")
 
 
 def killed(path: Path, steps: Iterator[tuple[Callable[[Index], object], Model]], wait: float) -> int:

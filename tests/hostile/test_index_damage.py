@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -234,3 +235,83 @@ def test_a_full_disk_is_explained_and_costs_no_committed_passage(sound, tmp_path
                 assert index.get(f"f{number}-199").id == f"f{number}-199"
             assert (len(index) - 150) % 200 == 0
             assert len(index.search("river museum", k=100, first="dense")) == 100
+
+
+# --- the truth
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """An index whose last commits are still in SQLite's log, as a killed writer leaves it, and what it answers."""
+    path = tmp_path_factory.mktemp("logged") / "a.idx"
+    with Index.create(path, encoder=ENCODER) as index:
+        index.add(passages(60))
+        index.delete(["p5"])
+    with Index.open(path, encoder=ENCODER, write=True) as index:
+        index.upsert(passages(20, seed=2, prefix="q"))
+        index.upsert([*passages(3, seed=3), *passages(2, seed=4, prefix="r")])
+        index.delete(["q7", "p9"])
+        copy = tmp_path_factory.mktemp("left") / "a.idx"
+        shutil.copytree(path, copy)
+    (copy / "passages.sqlite-shm").unlink()
+    with Index.open(shutil.copytree(copy, tmp_path_factory.mktemp("asked") / "a.idx"), encoder=ENCODER) as index:
+        return copy, every_answer(index)
+
+
+def every_answer(index):
+    ids = [f"{prefix}{number}" for prefix in "pqr" for number in range(0, 62, 3)]
+    return answers(index), index._store.snapshot().get(ids), len(index), index.languages, index.manifest, index.sizes().keys()
+
+
+def truth_damages(content: bytes, flips: int, seed: str):
+    """Cuts at every class of length (nothing, header, page, odd), and flips at random and at places where structure is."""
+    rng = random.Random(seed)
+    size = len(content)
+    for length in (0, 1, 16, 99, 100, 512, 8191, 8192, 8193, size // 2, size - 8192, size - 24, size - 1):
+        if 0 <= length < size:
+            yield f"cut to {length}", content[:length]
+    header = [page + place for page in range(0, size, 8192) for place in range(12)]
+    used = [place for place in range(size) if content[place]]
+    for place in {
+        *rng.sample(range(100), min(flips, 100)),
+        *rng.sample(header, min(flips, len(header))),
+        *rng.sample(used, flips),
+    }:
+        bit = 1 << rng.randrange(8)
+        yield f"bit {bit} of byte {place}", content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+    yield "a page of zeros", content[: size - 8192] + bytes(8192)
+    yield "grown", content + bytes(8192)
+
+
+def damaged_truths(flips: int, logged: Path):
+    for name in ("passages.sqlite", "passages.sqlite-wal"):
+        for what, content in truth_damages((logged / name).read_bytes(), flips, os.environ.get("SHORTLIST_TEST_SEED", "1")):
+            yield name, what, content
+
+
+def never_fooled(logged, tmp_path, flips):
+    original, expected = logged
+    path, refused, count = tmp_path / "a.idx", 0, 0
+    for name, what, content in damaged_truths(flips, original):
+        count += 1
+        for write in (False, True):
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(original, path)
+            (path / name).write_bytes(content)
+            try:
+                with Index.open(path, encoder=ENCODER, write=write) as index:
+                    assert every_answer(index) == expected, (name, what, write)
+            except IndexFormatError:
+                refused += 1
+    return refused, count
+
+
+def test_a_damaged_truth_never_answers_wrongly(logged, tmp_path):
+    refused, count = never_fooled(logged, tmp_path, 8)
+    assert count / 4 < refused < 2 * count
+
+
+@pytest.mark.durability
+def test_a_truth_damaged_in_a_thousand_ways_never_answers_wrongly(logged, tmp_path):
+    refused, count = never_fooled(logged, tmp_path, 1000)
+    assert count / 4 < refused < 2 * count

@@ -1,4 +1,4 @@
-"""Every call that fails, every moment that kills, and a loss of power: what `add` has returned for is there, the rest whole or not.
+"""Every call that fails, every moment that kills, a loss of power: what was acknowledged is there, the rest whole or not.
 
 The short forms try a part of the moments; `make durability` tries all of them.
 """
@@ -71,16 +71,16 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_call_that_fails(layer, fast, way):
     classes, kind = WAYS[way]
-    step = 67 if classes == CHANGES else 29
+    step = 131 if classes == CHANGES else 61
     calls, tried = run(fast / "0", "faults", classes, kind, 1 + int(SEED) * 7 % step, step, layer=layer)
     assert calls > 100
-    assert tried > 2
+    assert tried > 1
 
 
 def test_killed_at_random_moments(fast):
-    returned, there = run(fast / "0", "kills", 15, SEED)
-    assert returned > 15
-    assert there <= 15
+    returned, there = run(fast / "0", "kills", 12, SEED)
+    assert returned > 12
+    assert there <= 12
 
 
 def losses(log, disk, target, every, *, skipped=None):
@@ -106,17 +106,19 @@ def log(layer, fast):
 
 
 def test_a_loss_of_power(log, fast):
-    for said, _, path in losses(log, fast / "0" / "disk", fast / "after", 41):
+    for said, _, path in losses(log, fast / "0" / "disk", fast / "after", 47):
         durability.judge(path, said)
 
 
-@pytest.mark.parametrize("skipped", ["folders", "log of SQLite", "published", "vectors"])
+@pytest.mark.parametrize("skipped", ["folders", "log of SQLite", "published"])
 def test_the_judge_of_a_loss_of_power_can_fail(log, fast, skipped):
     """Were one kind of file not synced, it would be noticed."""
-    names = {"log of SQLite": "passages.sqlite-wal", "published": "published.new", "vectors": "vectors.i8"}
+    names = {"log of SQLite": "passages.sqlite-wal", "published": "published.new"}
 
     def left_out(verb, path):
-        return verb == "sync" and (path.name == names[skipped] if skipped in names else not path.suffix and "seg" not in path.name)
+        return verb == "sync" and (
+            path.name == names[skipped] if skipped in names else not path.suffix and "seg" not in path.name
+        )
 
     for said, bare, path in losses(log, fast / "0" / "disk", fast / "after", 10, skipped=left_out):
         try:
@@ -129,7 +131,7 @@ def test_the_judge_of_a_loss_of_power_can_fail(log, fast, skipped):
 
 @pytest.mark.durability
 def test_all_of_it(layer, fast):
-    """Every call of a session fails in every way, a thousand writers are killed, the power goes at every call; two at a time."""
+    """Every call of a session fails in every way, and a thousand writers are killed; two programs at a time."""
     kinds = itertools.count()
     jobs = [("kills", 500, f"{SEED}-{part}") for part in "ab"]
     jobs += [("faults", *WAYS[way], 1, 3 if way == "disk full" else 1) for way in WAYS]

@@ -147,8 +147,8 @@ def backup(path: Path, target: Path) -> None:
             survey = _survey(copy)
         if survey.faults or survey.lost:
             raise IndexFormatError(
-                f"{path}: no backup was made, because it would be damaged ({len(survey.faults)} faults). `shortlist index check` "
-                "names them, and with --repair keeps what is whole."
+                f"{path}: no backup was made, because it would be damaged ({len(survey.faults)} faults). `shortlist index "
+                "check` names them, and with --repair keeps what is whole."
             )
         EmbeddedStore(draft, write=True).close()  # verifies the derived files and brings them up to the truth
         (draft / "lock").unlink()
@@ -172,7 +172,7 @@ def _survey(source: Source) -> _Survey:
         state = truth.state()
     point = state.point if state else Point(1 << 62, published.point.slots if published else truth.last_slot() + 1)
     names = _names(source, published)
-    dead = _deleted(source, point, survey)
+    dead = _deleted(source, point, point.slots - state.live if state else -1, survey)
     languages: Counter[str] = Counter()
     for start in range(0, point.slots, _PAGE):
         whole, broken = _sifted(source.rows, range(start, min(start + _PAGE, point.slots)))
@@ -201,8 +201,8 @@ def _compare_counts(source: Source, survey: _Survey, stated: dict[str, int] | No
         survey.faults.append(f"{source.home / 'passages.sqlite'}: {counted.total()} live passages, the counts say {stated}")
 
 
-def _deleted(source: Source, point: Point, survey: _Survey) -> set[int]:
-    """The deleted slots. Where their sealed records cannot be read, the marks of the rows stand in."""
+def _deleted(source: Source, point: Point, count: int, survey: _Survey) -> set[int]:
+    """The deleted slots, `count` of them. Where their sealed records are not all there, the marks of the rows stand in."""
     truth = source.truth
     records: set[int] | None = None
     with survey.noting():
@@ -213,7 +213,7 @@ def _deleted(source: Source, point: Point, survey: _Survey) -> set[int]:
         marks.update(slot for slot, by in zip(whole, truth.deleted_by(whole), strict=True) if 0 < by <= point.generation)
         if records is not None and (other := sorted({slot for slot in whole if (slot in records) != (slot in marks)})):
             survey.faults.append(f"{source.home / 'passages.sqlite'}: slot {other[0]} is marked otherwise than it was deleted")
-    return marks if records is None else records
+    return records if records is not None and len(records) == count else marks | (records or set())
 
 
 def _sifted(read: Callable[[Sequence[int]], object], slots: Sequence[int]) -> tuple[list[int], list[int]]:

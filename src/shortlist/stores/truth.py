@@ -421,3 +421,5 @@ def _explained(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM):
             raise ShortlistError(f"{path}: {error}. Check the rights of the folder and who else uses it.") from error
         raise IndexFormatError(f"{path}: {error}. The database is damaged or not one of shortlist. {RESTORE}") from error
+    except UnicodeDecodeError as error:  # of a name in SQLite's own message
+        raise IndexFormatError(f"{path}: {error}. The database is damaged. {RESTORE}") from error
