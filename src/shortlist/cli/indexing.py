@@ -23,7 +23,7 @@ def add_verbs(verbs: Any) -> None:
         help="build an index from files",
         description="Index passages from JSON lines, TSV, SQuAD, text, Markdown, HTML, PDF, folders of documents, the folders "
         "of BEIR, MIRACL and Mr. TyDi, and ir_datasets:NAME. To look after an index there are: shortlist index info, delete, "
-        "compact.",
+        "compact, check, backup.",
         **example("shortlist index docs/ -o my.idx --lang de\n  shortlist index docs/ -o my.idx --update --prune"),
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="file or folder to read")
