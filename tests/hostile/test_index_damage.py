@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def sound(request, tmp_path_factory):
 
 def damages(content: bytes):
     yield "missing", None
-    for length in sorted({0, 1, 7, len(content) // 2, len(content) - 1} - {len(content)}):
+    lengths = {0, 1, 7, 16, 64, 4096, len(content) // 2, len(content) - 1}
+    for length in sorted(length for length in lengths if length < len(content)):
         yield f"cut to {length}", content[:length]
     for at in {0, 9, 30, len(content) // 3, len(content) // 2, len(content) - 1}:
         yield f"bit flipped at {at}", content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :]
@@ -292,6 +294,7 @@ def damaged_truths(flips: int, logged: Path):
 def never_fooled(logged, tmp_path, flips):
     original, expected = logged
     path, refused, count = tmp_path / "a.idx", 0, 0
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, what, content in damaged_truths(flips, original):
         count += 1
         for write in (False, True):
@@ -303,12 +306,22 @@ def never_fooled(logged, tmp_path, flips):
                     assert every_answer(index) == expected, (name, what, write)
             except IndexFormatError:
                 refused += 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 300_000, "KB: no length is believed unseen"
     return refused, count
 
 
 def test_a_damaged_truth_never_answers_wrongly(logged, tmp_path):
     refused, count = never_fooled(logged, tmp_path, 8)
     assert count / 4 < refused < 2 * count
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_the_shared_memory_of_sqlite_may_hold_anything(logged, tmp_path, write):
+    path = tmp_path / "a.idx"
+    shutil.copytree(logged[0], path)
+    (path / "passages.sqlite-shm").write_bytes(random.Random(1).randbytes(32768))
+    with Index.open(path, encoder=ENCODER, write=write) as index:
+        assert every_answer(index) == logged[1]
 
 
 @pytest.mark.durability
