@@ -242,7 +242,7 @@ class Snapshot:
         """The slots of those of `ids` that live here, in no order. They are certain, and so is the absence of others."""
         if not self.truth.sealed:
             return self._living(self.truth.find(ids))
-        return self._living(slots_with(self._columns, "id", ids))
+        return self._living(slots_with(self._columns, "id", list(dict.fromkeys(ids))))
 
     def passages(self, where: Mapping[str, Any] | None = None, page: int = 1000) -> Iterator[Passage]:
         """All passages, or those that fit a filter, in the order in which they came; `page` are read at a time."""
