@@ -19,8 +19,8 @@ from shortlist.filters import Where
 from shortlist.filters import checked as checked_filter
 from shortlist.fuse import rrf, weighted_sum
 from shortlist.quantize import checked_vectors, shortened
-from shortlist.stores.columns import Field
 from shortlist.stores.care import Report, backup, check
+from shortlist.stores.columns import Field
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES

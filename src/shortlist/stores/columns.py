@@ -124,7 +124,7 @@ class ColumnSegment:
         single = low + 1 == len(self) or self[low + 1] >= interval[1]
         return self.slots_at(low, low + 1 if single else bisect_left(self, interval[1], low + 2))
 
-    def places(self, terms: list[bytes]) -> list[int]:
+    def find(self, terms: list[bytes]) -> list[int]:
         """Where the terms stand, -1 for those that no slot has."""
         try:
             return _native.find_terms(self._file.whole("offsets", "<u8"), self._file.whole("bytes", "u1"), terms)
@@ -192,7 +192,7 @@ def slots_with(segments: Sequence[ColumnSegment], field: str, values: Sequence[s
     return [
         one.first + slot
         for one in segments
-        for place in one.places(terms)
+        for place in one.find(terms)
         if place >= 0
         for slot in one.slots_at(place, place + 1).tolist()
     ]
@@ -214,8 +214,11 @@ def fitting(segments: Sequence[ColumnSegment], field: str, condition: Mapping[st
 
 
 def summaries(segments: Sequence[ColumnSegment], dead: ByteArray, most: int) -> dict[str, Field]:
-    """Field -> what the passages have in it, with the values of fields that have at most `most`. `dead`: uint8[slots]."""
-    names = sorted({name for one in segments for name in one.fields()})
+    """Field -> what the passages have in it, with the values of fields that have at most `most`. `dead`: uint8[slots].
+
+    Without the ids, which are all different.
+    """
+    names = sorted({name for one in segments for name in one.fields()} - {"id"})
     found = ((name, _summary(segments, name, dead, most)) for name in names)
     return {name: field for name, field in found if field.values or not field.complete}
 
@@ -228,8 +231,8 @@ def _summary(segments: Sequence[ColumnSegment], name: str, dead: ByteArray, most
         if len(places) > most:
             return Field(kinds, (), False, _bounds(segments, name))
         live = dead[one.first : one.first + one.count] == 0
-        for term in map(one.__getitem__, places):
-            counts[term] += int(np.count_nonzero(live[one.slots((term, term + b"\0"))]))
+        for held_term in map(one.__getitem__, places):
+            counts[held_term] += int(np.count_nonzero(live[one.slots((held_term, held_term + b"\0"))]))
     held = [(value_of(term), count) for term, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count]
     shown = tuple((value, count) for value, count in held if value is not None) if len(held) <= most else ()
     return Field(kinds, shown, len(shown) == len(held), _bounds(segments, name))
