@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from shortlist.errors import BadInput
 
 Scored: TypeAlias = tuple[str, float]
+Fusion: TypeAlias = Literal["auto", "sum", "rrf"]
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
+
+FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "auto": {"bm25": 0.5, "dense": 1.0},
+    "sum": {"bm25": 0.5, "dense": 1.0},
+    "rrf": {"bm25": 1.0, "dense": 1.0},
+}
+"""What counts how much where nothing else is said; ADR 11 has the measurements."""
+
+USUAL_SPREAD = 0.08
+_LEAST = 10
+
+
+def fuse_stages(
+    stages: Mapping[str, Sequence[Scored]], fusion: str, weights: Mapping[str, float], spread: float = 0.0
+) -> tuple[list[Scored], dict[str, float]]:
+    """The lists of "bm25" and "dense" as one, best first, ties by id; and the weights that it was made with.
+
+    fusion   "sum": z-scores, added with `weights`
+             "auto": the same, but the vectors' weight is multiplied by how far their scores lie apart for this query,
+             measured in the encoder's own unit: standard deviation of the list / (USUAL_SPREAD * spread). Where the encoder
+             sees little difference between passages, words decide
+             "rrf": reciprocal ranks, k = 60
+    spread   of the encoder: how much more alike a text is to itself than to others; 0 makes of "auto" the "sum"
+
+    Raises BadInput for another fusion, for weights of other stages, and as `rrf` and `weighted_sum` do.
+    """
+    if fusion not in FUSIONS:
+        raise BadInput(f'fusion={fusion!r}: expected "auto", "sum" or "rrf".')
+    if not set(weights) <= set(stages):
+        raise BadInput(f"weights={dict(weights)}: expected weights of {' and '.join(stages)}.")
+    used = {name: float({**FUSION_WEIGHTS[fusion], **weights}[name]) for name in stages}
+    if fusion == "rrf":
+        return rrf([[name for name, _ in found] for found in stages.values()], weights=list(used.values())), used
+    if fusion == "auto" and spread > 0:
+        used["dense"] *= float(np.std([score for _, score in stages["dense"]] or [0.0])) / (USUAL_SPREAD * spread)
+    lists = [_filled(found, stages["dense"]) for found in stages.values()]
+    return weighted_sum(lists, weights=list(used.values())), used
+
+
+def _filled(found: Sequence[Scored], others: Sequence[Scored]) -> list[Scored]:
+    """A list of fewer than ten filled up with passages that it lacks, which score 0.
+
+    A z-score needs others to stand out from: without them the one passage that holds a rare word would get nothing for it.
+    """
+    names = {name for name, _ in found}
+    missing = [(name, 0.0) for name, _ in others[:_LEAST] if name not in names]
+    return [*found, *missing[: max(0, _LEAST - len(found))]]
 
 
 def rrf(rankings: Sequence[Sequence[str]], k: float = 60, weights: Sequence[float] | None = None) -> list[Scored]:

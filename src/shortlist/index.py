@@ -7,23 +7,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
+
 from shortlist.analyze import analyzer as named_analyzer
 from shortlist.errors import BadInput, ModelMismatch
 from shortlist.filters import Where
 from shortlist.filters import checked as checked_filter
-from shortlist.fuse import rrf, weighted_sum
+from shortlist.fuse import Fusion, fuse_stages
 from shortlist.quantize import checked_vectors, shortened
 from shortlist.stores.care import Report, backup, check
 from shortlist.stores.columns import Field
 from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
 from shortlist.stores.truth import Effort, Row
-from shortlist.stores.vectors import MODES
+from shortlist.stores.vectors import MODES, Layout
 from shortlist.text import SAMPLES, clean, detect_languages
 from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
@@ -31,11 +33,7 @@ if TYPE_CHECKING:
     from shortlist.encoder import Encoder
 
 First = Literal["hybrid", "bm25", "dense"]
-Fusion = Literal["rrf", "sum"]
 VectorMode = Literal["float32", "int8", "binary-rescored", "binary"]
-
-FUSION_WEIGHTS: Mapping[str, Mapping[str, float]] = {"sum": {"bm25": 0.5, "dense": 1.0}, "rrf": {"bm25": 1.0, "dense": 1.0}}
-"""What counts how much where nothing else is said; ADR 4 has the measurements."""
 
 DEFAULT_RESCORE = 20
 _BATCH_PASSAGES = 2000
@@ -112,6 +110,8 @@ class Index:
             **({} if encoder is None else _layout(encoder, vectors, dims or encoder.dims, rescore_multiplier)),
             "title_weight": title_weight,
         }
+        if encoder is not None:
+            manifest["spread"] = round(_spread(encoder, Layout.of(manifest)), 6)
         return cls(EmbeddedStore.create(Path(path), manifest), encoder)
 
     @classmethod
@@ -377,7 +377,7 @@ class Index:
         k: int = 10,
         *,
         first: First | None = None,
-        fusion: Fusion = "sum",
+        fusion: Fusion | None = None,
         weights: Mapping[str, float] | None = None,
         where: Where | None = None,
     ) -> Ranking:
@@ -385,8 +385,11 @@ class Index:
 
         first    "bm25", "dense", or "hybrid": both, fused from the best max(1000, k) of each. The default is "hybrid", and
                  "bm25" for an index without vectors
-        fusion   "sum" (of z-scores) or "rrf" (reciprocal ranks, k = 60)
-        weights  of "bm25" and "dense" in the fusion; if not given, 0.5 and 1 in the sum, 1 and 1 by ranks (ADR 4)
+        fusion   "auto" (z-scores, the vectors count as much as they tell passages apart for this query), "sum" (of z-scores)
+                 or "rrf" (reciprocal ranks, k = 60); `fuse.fuse_stages` says more. The default is what `keep_fusion` has
+                 stored, and "auto"
+        weights  of "bm25" and "dense" in the fusion; if not given, what was stored for this fusion, or 0.5 and 1, by ranks 1
+                 and 1 (ADR 11). The ranking says which ones it was made with
         where    a filter: {"lang": "zh", "year": {"gte": 2020}} or "lang=zh and year>=2020"; the forms are in
                  `shortlist.filters`. Both stages rank the passages that fit and no others, by the scores they have anyway
 
@@ -409,8 +412,36 @@ class Index:
         if first != "bm25":
             search.dense(self._encoded(search), depth)
         if first == "hybrid":
-            search.fuse(fusion, weights)
+            search.fuse(*self._fusion(fusion, weights), self.spread)
         return search.ranking(first, k)
+
+    def fusion(self, fusion: Fusion | None = None) -> tuple[str, dict[str, float]]:
+        """The fusion that a search without one uses, or `fusion`, and its weights where some were stored."""
+        stored = self.manifest.get("search", {})
+        name = fusion or stored.get("fusion", "auto")
+        return name, dict(stored.get("weights", {})) if name == stored.get("fusion") else {}
+
+    def keep_fusion(self, fusion: Fusion, weights: Mapping[str, float], **facts: Json) -> None:
+        """Store what searches in this index use from now on, with facts about where it comes from (see `tune`).
+
+        Readers that have the index open go on as before. Raises BadInput for an unknown fusion, for weights that are not those
+        of "bm25" and "dense", and if the index is open for reading.
+        """
+        fuse_stages({"bm25": [], "dense": []}, fusion, weights)
+        self._store.keep("search", {"fusion": fusion, "weights": dict(weights), **facts})
+
+    def _fusion(self, fusion: Fusion | None, weights: Mapping[str, float] | None) -> tuple[str, Mapping[str, float]]:
+        name, stored = self.fusion(fusion)
+        return name, stored if weights is None else weights
+
+    @cached_property
+    def spread(self) -> float:
+        """How much more alike a text is to itself than to others, to this index's encoder: the unit of `fusion="auto"`.
+
+        Written at the creation; for an index of an older version it is computed at the first hybrid search.
+        """
+        stated = self.manifest.get("spread")
+        return float(stated) if stated is not None else _spread(self.encoder, self._store.layout)
 
     def _encoded(self, search: _Search) -> FloatArray:
         """float32[dims], the query's vector."""
@@ -449,6 +480,7 @@ class _Search:
     def __init__(self, query: str, snapshot: Snapshot, where: Mapping[str, Any] | None) -> None:
         self.query, self.snapshot, self.where = query, snapshot, where
         self.lists: dict[str, list[Scored]] = {}
+        self.weights: dict[str, float] = {}
         self.timings: dict[str, float] = {}
         self.notes: list[str] = [] if len(snapshot) else ["the index is empty"]
         self._start = perf_counter()
@@ -466,20 +498,9 @@ class _Search:
         with _Clock(self.timings, "dense_ms"):
             self.lists["dense"] = self.snapshot.dense(vector, depth, self.where)
 
-    def fuse(self, fusion: str, weights: Mapping[str, float] | None) -> None:
-        names = list(self.lists)
-        if weights is not None and not set(weights) <= set(names):
-            raise BadInput(f"weights={dict(weights)}: expected weights of {' and '.join(names)}.")
-        if fusion not in FUSION_WEIGHTS:
-            raise BadInput(f'fusion={fusion!r}: expected "sum" or "rrf".')
-        chosen = {**FUSION_WEIGHTS[fusion], **(weights or {})}
-        factors = [chosen[name] for name in names]
+    def fuse(self, fusion: str, weights: Mapping[str, float], spread: float) -> None:
         with _Clock(self.timings, "fuse_ms"):
-            if fusion == "rrf":
-                self.lists["hybrid"] = rrf([[name for name, _ in self.lists[stage]] for stage in names], weights=factors)
-            else:
-                lists = [_filled(self.lists[stage], self.lists["dense"]) for stage in names]
-                self.lists["hybrid"] = weighted_sum(lists, weights=factors)
+            self.lists["hybrid"], self.weights = fuse_stages(self.lists, fusion, weights, spread)
 
     def ranking(self, last: str, k: int) -> Ranking:
         best = self.lists[last][:k]
@@ -497,22 +518,12 @@ class _Search:
             for name, score in best
         )
         self.timings["total_ms"] = (perf_counter() - self._start) * 1000
-        return Ranking(self.query, hits, self.timings, tuple(self.notes))
+        return Ranking(self.query, hits, self.timings, tuple(self.notes), weights=self.weights)
 
 
 def _say_further(say: Callable[[int, int | None], None], before: int, total: int | None, done: int, _: int | None) -> None:
     """Report `done` of a batch that began after `before` others."""
     say(before + done, total)
-
-
-def _filled(found: Sequence[Scored], others: Sequence[Scored], least: int = 10) -> list[Scored]:
-    """A list of fewer than `least` filled up with passages that it lacks, which score 0.
-
-    A z-score needs others to stand out from: without them the one passage that holds a rare word would get nothing for it.
-    """
-    names = {name for name, _ in found}
-    missing = [(name, 0.0) for name, _ in others[:least] if name not in names]
-    return [*found, *missing[: max(0, least - len(found))]]
 
 
 def _identity(encoder: Encoder) -> dict[str, Any]:
@@ -551,6 +562,18 @@ def _layout(encoder: Encoder, vectors: str, dims: int, rescore_multiplier: int) 
         samples = encoder.encode_counted(list(SAMPLES), kind="passage")[0]
         stated["centre"] = shortened(samples, dims).mean(axis=0).tolist()
     return stated | ({"rescore_multiplier": rescore_multiplier} if vectors == "binary-rescored" else {})
+
+
+def _spread(encoder: Encoder, layout: Layout) -> float:
+    """How much more alike a text is to itself than to others, over texts in many languages, kept as the index does."""
+    stored, queries = (
+        shortened(encoder.encode_counted(list(SAMPLES), kind=kind)[0], layout.dims) for kind in ("passage", "query")
+    )
+    rows = layout.stored(stored)
+    likeness = np.array([layout.scores(rows, query) for query in queries], dtype=np.float64)
+    itself = float(np.trace(likeness))
+    count = len(likeness)
+    return itself / count - (float(likeness.sum()) - itself) / (count * (count - 1))
 
 
 def _refuse_other_encoder(store: EmbeddedStore, encoder: Encoder) -> None:

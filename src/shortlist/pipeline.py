@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias, get_args
 from shortlist import fuse
 from shortlist.errors import BadInput
 from shortlist.filters import Where
-from shortlist.index import Fusion, Index
+from shortlist.fuse import Fusion
+from shortlist.index import Index
 from shortlist.reranker import FAMILY, Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
 
@@ -43,7 +44,7 @@ class Pipeline:
         reranker: Reranker | None = None,
         *,
         cascade: Sequence[tuple[Reranker | str | os.PathLike[str], int]] | None = None,
-        fusion: Fusion = "sum",
+        fusion: Fusion | None = None,
     ) -> None:
         """`fusion` of BM25 and vectors is that of `Index.search`.
 
@@ -60,7 +61,7 @@ class Pipeline:
         if cascade is not None:
             _stage_names(self.cascade)
         self.reranker = self.cascade[-1][0] if self.cascade else reranker
-        self.fusion: Fusion = fusion
+        self.fusion = fusion
 
     def __call__(
         self,

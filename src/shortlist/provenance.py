@@ -12,7 +12,7 @@ from typing import Any
 from shortlist import __version__
 from shortlist.encoder import Encoder
 from shortlist.filters import Where, checked
-from shortlist.index import FUSION_WEIGHTS
+from shortlist.fuse import FUSION_WEIGHTS
 from shortlist.pipeline import CANDIDATES, FirstStage, Pipeline
 from shortlist.reranker import Reranker
 from shortlist.types import Json, Passage
@@ -72,7 +72,7 @@ def run_manifest(
         "command": command,
         "k": k,
         "first": stage,
-        "fusion": {"name": search.fusion, "weights": dict(FUSION_WEIGHTS[search.fusion])} if stage == "hybrid" else None,
+        "fusion": _fusion(search) if stage == "hybrid" else None,
         "encoder": _encoder(index.encoder) if stage in ("dense", "hybrid") else None,
         "rerankers": [_reranker(*each, weight) for each in _second_stage(search, candidates, stage, len(index))],
         "max_ms": max_ms,
@@ -87,6 +87,11 @@ def run_manifest(
 def differing(one: Mapping[str, Any], other: Mapping[str, Any], parts: Iterable[str] = MADE) -> list[str]:
     """Which parts of two manifests are not the same, as JSON would write them."""
     return [part for part in parts if json.dumps(one.get(part), sort_keys=True) != json.dumps(other.get(part), sort_keys=True)]
+
+
+def _fusion(search: Pipeline) -> dict[str, Json]:
+    name, weights = search.index.fusion(search.fusion)
+    return {"name": name, "weights": {**FUSION_WEIGHTS[name], **weights}}
 
 
 def _second_stage(search: Pipeline, candidates: int | None, first: str, passages: int) -> list[tuple[Reranker, int]]:

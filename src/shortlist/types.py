@@ -57,7 +57,7 @@ class Ranking(Sequence[Hit]):
     """Hits, best first, with the time of each stage in milliseconds and what was cut or left out (`notes`).
 
     `scored` is how many passages each reranker read, by the name of its stage: {"rerank": 32}. Under a time budget that may be
-    fewer than it was given.
+    fewer than it was given. `weights` are those of the stages where two were fused: {"bm25": 0.5, "dense": 1.2}.
     """
 
     query: str
@@ -65,6 +65,7 @@ class Ranking(Sequence[Hit]):
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     scored: Mapping[str, int] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.hits)

@@ -131,7 +131,7 @@ def test_a_run_says_how_it_was_made(idx, tmp_path, judged, tiny_encoder_folder, 
     )
     (second,) = manifest["rerankers"]
     assert (second["fingerprint"], second["reads"], second["weight"]) == (reranker.fingerprint, 3, reranker.card.fusion_weight)
-    assert manifest["fusion"] == {"name": "sum", "weights": {"bm25": 0.5, "dense": 1.0}}
+    assert manifest["fusion"] == {"name": "auto", "weights": {"bm25": 0.5, "dense": 1.0}}
     assert {"index", "analyzer", "k1", "b", "format", "languages"} <= set(manifest["index"])
     assert manifest["corpus"] == {
         "passages": 5,

@@ -19,7 +19,7 @@ ROWS = [
     ("encoder", "reranker"),
     ("index",),
     ("pipeline", "provenance", "mteb_adapter"),
-    ("latency", "report", "reproduce", "train"),
+    ("latency", "report", "reproduce", "tune", "train"),
     ("server", "mcp", "cli", "__main__"),
 ]
 ROW = {name: number for number, names in enumerate(ROWS, 1) for name in names}

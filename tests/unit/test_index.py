@@ -14,6 +14,7 @@ from index_tools import HashEncoder, passages
 from shortlist.errors import BadInput, IndexFormatError, IndexLocked, ModelMismatch
 from shortlist.index import Added, Index
 from shortlist.stores.vectors import MODES
+from shortlist.text import SAMPLES
 from shortlist.types import Passage
 
 ENCODER = HashEncoder()
@@ -62,13 +63,73 @@ def test_chinese_is_found_by_a_part_of_a_run(index):
 
 def test_weights_and_sum(index):
     alone = index.search("Rhine river", k=4, first="bm25").ids
-    for fusion in ("sum", "rrf"):
+    for fusion in ("auto", "sum", "rrf"):
         assert index.search("Rhine river", k=4, fusion=fusion, weights={"dense": 0.0}).ids[: len(alone)] == alone
     assert index.search("Berlin capital", k=1, fusion="rrf")[0].score == pytest.approx(2 / 61)
     assert index.search("Rhine river", k=1, fusion="sum", weights={"bm25": 2.0}).ids == ["river"]
     for wrong in ({"weights": {"rerank": 1.0}}, {"weights": {"bm25": -1.0}}, {"fusion": "max"}, {"first": "sparse"}):
         with pytest.raises(BadInput):
             index.search("Rhine", **wrong)
+
+
+def test_auto_adds_similarities_in_the_unit_of_the_encoder(index):
+    """Against the formula: half a z-score of BM25 and the similarity over 0.08 times the encoder's spread."""
+    lists = {first: index.search("Berlin museum", k=1000, first=first) for first in ("bm25", "dense")}
+    words = {hit.id: hit.score for hit in lists["bm25"]}
+    words |= dict.fromkeys([hit.id for hit in lists["dense"] if hit.id not in words][: max(0, 10 - len(words))], 0.0)
+    values = np.array(list(words.values()))
+    scores = {name: 0.5 * (score - values.mean()) / values.std() for name, score in words.items()}
+    lowest = min(scores.values())
+    expected = {hit.id: scores.get(hit.id, lowest) + hit.score / (0.08 * index.spread) for hit in lists["dense"]}
+    ranking = index.search("Berlin museum", k=len(expected))
+    assert ranking.ids == sorted(expected, key=lambda name: (-expected[name], name))
+    shift = ranking[0].score - expected[ranking[0].id]
+    assert [hit.score for hit in ranking] == pytest.approx([expected[hit.id] + shift for hit in ranking])
+    spread = np.std([hit.score for hit in lists["dense"]])
+    assert ranking.weights == {"bm25": 0.5, "dense": pytest.approx(spread / (0.08 * index.spread))}
+    assert index.search("Berlin museum", k=2).ids == ranking.ids[:2]
+
+
+def test_the_spread_is_that_of_the_encoder(index):
+    """Alone a text is likest to itself; a loop over all pairs gives the same number, as kept in float16."""
+    texts = list(SAMPLES)
+    vectors = [ENCODER.encode_counted([text])[0][0] for text in texts]
+    itself = np.mean([v @ v for v in vectors])
+    others = np.mean([a @ b for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j])
+    assert index.spread == pytest.approx(itself - others, abs=1e-3)
+    assert index.manifest["spread"] == index.spread
+
+
+def test_an_index_of_an_older_version_computes_its_spread(tmp_path):
+    with Index.create(tmp_path / "old.idx", encoder=ENCODER) as index:
+        index.add(passages(30))
+        stated, answer = index.spread, index.search("Berlin river").ids
+        index._store._truth._db.execute("DELETE FROM manifest WHERE key = 'spread'")
+    with Index.open(tmp_path / "old.idx", encoder=ENCODER) as index:
+        assert "spread" not in index.manifest
+        assert index.spread == pytest.approx(stated, abs=1e-6)
+        assert index.search("Berlin river").ids == answer
+
+
+def test_a_stored_fusion_is_what_searches_use(tmp_path):
+    path = tmp_path / "kept.idx"
+    with Index.create(path, encoder=ENCODER) as index:
+        index.add(passages(60))
+        assert index.fusion() == ("auto", {})
+        only_words = index.search("river bridge", k=5, weights={"dense": 0.0}).ids
+        index.keep_fusion("sum", {"bm25": 1.0, "dense": 0.0}, questions=12)
+        for wrong in (("max", {}), ("sum", {"rerank": 1.0}), ("sum", {"bm25": -1.0})):
+            with pytest.raises(BadInput):
+                index.keep_fusion(*wrong)
+        index.compact()
+    with Index.open(path, encoder=ENCODER) as index:
+        assert index.manifest["search"] == {"fusion": "sum", "weights": {"bm25": 1.0, "dense": 0.0}, "questions": 12}
+        ranking = index.search("river bridge", k=5)
+        assert (ranking.ids, ranking.weights) == (only_words, {"bm25": 1.0, "dense": 0.0})
+        assert index.search("river bridge", fusion="sum", weights={}).weights == {"bm25": 0.5, "dense": 1.0}
+        assert index.search("river bridge", fusion="rrf").weights == {"bm25": 1.0, "dense": 1.0}
+        with pytest.raises(BadInput, match="writ"):
+            index.keep_fusion("auto", {})
 
 
 def test_the_only_passage_with_a_rare_word_stands_out(tmp_path):
@@ -114,13 +175,14 @@ def test_add_streams_counts_and_reports(tmp_path):
     calls = []
     encoder = HashEncoder(max_chars=40)
     with Index.create(tmp_path / "c.idx", encoder=encoder) as index:
+        before = encoder.encoded  # texts that tell how the encoder's similarities spread
         made = passages(4500)
         added = index.add((p for p in made), progress=lambda done, total: calls.append((done, total)))
         assert added == Added(4500, sum(len(p.content) > 40 for p in made))
         assert list(dict.fromkeys(calls)) == [(2000, None), (4000, None), (4500, None)]
         index.add([Passage("last", "x")], progress=lambda done, total: calls.append((done, total)))
         assert calls[-1] == (1, 1)
-        assert encoder.encoded == 4501
+        assert encoder.encoded - before == 4501
         assert len(list((index.path / "terms").iterdir())) <= 4
 
 
@@ -358,10 +420,11 @@ def test_upsert_adds_replaces_and_leaves_alone_what_is_the_same(tmp_path):
     encoder = HashEncoder()
     made = passages(50)
     with Index.create(tmp_path / "u.idx", encoder=encoder) as index:
+        before = encoder.encoded
         assert index.upsert(made) == Added(50, 0)
         generation = index._store.snapshot().published.point.generation
         assert index.upsert(iter(made)) == Added(0, 0, 0, 50)
-        assert (encoder.encoded, index._store.snapshot().published.point.generation) == (50, generation)
+        assert (encoder.encoded - before, index._store.snapshot().published.point.generation) == (50, generation)
         changed = [
             replace(made[0], text="another river"),
             replace(made[1], title="New"),
@@ -373,7 +436,7 @@ def test_upsert_adds_replaces_and_leaves_alone_what_is_the_same(tmp_path):
         done = index.upsert([*changed, *made[4:]], progress=lambda done, total: calls.append((done, total)))
         assert done == Added(1, 0, 4, 46)
         assert calls[-1] == (51, 51)
-        assert encoder.encoded == 55
+        assert encoder.encoded - before == 55
         assert {p.id: p for p in index.passages()} == {p.id: p for p in [*changed, *made[4:]]}
         assert index.search("another river", k=1).ids == ["p0"]
         with pytest.raises(BadInput, match="iterable"):

@@ -27,6 +27,7 @@ HOME = {
     "compare": "searching",
     "run": "lab",
     "eval": "evaluating",
+    "tune": "tuning",
     "mteb": "evaluating",
     "report": "reporting",
     "reproduce": "reproducing",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from shortlist.cli.show import complain, example, out, print_json, ranking_json, ranking_table, timing_line
-from shortlist.index import FUSION_WEIGHTS, Index
+from shortlist.fuse import FUSIONS
+from shortlist.index import Index
 from shortlist.pipeline import CANDIDATES, FIRST_STAGES, FirstStage, Pipeline, Stage
 from shortlist.reranker import FAMILY, Reranker
 from shortlist.types import Ranking
@@ -49,9 +50,7 @@ def add_stage_arguments(
     parser.add_argument(
         "--first", choices=FIRST_STAGES, help="first stage; none reranks everything (default: hybrid, bm25 without vectors)"
     )
-    parser.add_argument(
-        "--fusion", choices=tuple(FUSION_WEIGHTS), default="sum", help="of BM25 and vectors (default: %(default)s)"
-    )
+    parser.add_argument("--fusion", choices=FUSIONS, help="of BM25 and vectors (default: what `tune` has stored, or auto)")
     parser.add_argument(
         "--filter", metavar="FILTER", help="rank only passages that fit, such as 'lang=zh and (year>=2020 or tag in [a, b])'"
     )

@@ -126,6 +126,7 @@ def ranking_json(ranking: Ranking, k: int) -> dict[str, Any]:
         "hits": [hit_json(hit) for hit in ranking.hits[:k]],
         "timings": {name: round(ms, 3) for name, ms in ranking.timings.items()},
         "scored": dict(ranking.scored),
+        "weights": dict(ranking.weights),
         "notes": list(ranking.notes),
     }
 

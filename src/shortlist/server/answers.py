@@ -42,6 +42,7 @@ def answer(served: ServedIndex, question: Question, *, highlights: bool, explain
         "hits": hits,
         "timings": {name: round(ms, 3) for name, ms in timings.items()},
         "scored": dict(ranking.scored),
+        "weights": dict(ranking.weights),
         "notes": list(ranking.notes),
         "truncated": any(hit["tokens_cut"] for hit in hits) or any(" was cut " in note for note in ranking.notes),
     }

@@ -272,6 +272,7 @@ class SearchReply(BaseModel):
     hits: list[HitReply]
     timings: dict[str, float]
     scored: dict[str, int]
+    weights: dict[str, float]
     notes: list[str]
     truncated: bool
 

@@ -44,7 +44,7 @@ from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write
 from shortlist.stores.truth import FORMAT, NO_EFFORT, RESTORE, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
-from shortlist.types import ByteArray, FloatArray, Passage
+from shortlist.types import ByteArray, FloatArray, Json, Passage
 
 _FANOUT = 4  # so many segments of one size class are merged into one
 _MERGE_NOW = 4096  # slots; a merge that gives more is left to the background, so that adding one passage stays cheap
@@ -353,6 +353,12 @@ class EmbeddedStore:
     def manifest(self) -> dict[str, Any]:
         """What was decided when the index was created: format, analyzer, encoder, k1, b, title_weight."""
         return dict(self._truth.manifest)
+
+    def keep(self, key: str, value: Json) -> None:
+        """Write an entry of the manifest, durably. Raises BadInput if the index is open for reading."""
+        self.refuse_reader()
+        with self._writing, explained(self.path):
+            self._truth.keep(key, value)
 
     @property
     def analyzer(self) -> Analyzer:

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.stores.durable import SAFE, sync_folder
-from shortlist.types import ByteArray, Passage
+from shortlist.types import ByteArray, Json, Passage
 
 FORMAT = 3
 """The newest format, that of every new index. 1 and 2 have no seals; 2 has other vectors than whole ones in float16."""
@@ -231,6 +231,14 @@ class Truth:
     def _insert(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
         if all_rows := list(rows):
             self._db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(all_rows[0]))})", all_rows)
+
+    def keep(self, key: str, value: Json) -> None:
+        """Commit an entry of the manifest, in the place of the one with this key if there is one."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (key, json.dumps(value)))
+            if self.sealed:
+                _seal_manifest(self._db)
+        self.manifest[key] = value
 
     def _mark(self, before: Point, slots: Sequence[int]) -> Counter[str]:
         """Note a deletion; returns in which languages the passages were analysed."""
