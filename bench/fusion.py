@@ -116,8 +116,8 @@ def summary(values: dict[str, dict[str, np.ndarray]]) -> str:
         over[name] = f"{METHODS[name]} {100 * each.mean():+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
     lost = f" ({', '.join(worse)})" if worse else ""
     return (
-        f"Over {len(values)} splits auto differs from {'; '.join(over.values())} points on average (95% intervals over splits). "
-        f"Against the better single stage of each split it is better beyond noise on {len(better)}, worse beyond noise on "
+        f"Over {len(values)} splits auto differs from {'; '.join(over.values())} points on average (intervals over splits). "
+        f"Against the better single stage it is better beyond noise on {len(better)} splits, worse beyond noise on "
         f"{len(worse)}{lost}; more than 1 point below it: {', '.join(below) or 'none'}."
     )
 

@@ -1,5 +1,6 @@
 """The README cannot lie: its Python runs, its commands are ones that the program knows."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from shortlist import cli
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FUSION = (ROOT / "docs" / "fusion.md").read_text(encoding="utf-8")
 VECTORS = (ROOT / "docs" / "vectors.md").read_text(encoding="utf-8")
 
 
@@ -67,3 +69,16 @@ def test_the_page_on_vectors_runs(tmp_path, monkeypatch, capsys):
         "binary (1000, 48)",
         "ubinary (1000, 48)",
     ]
+
+
+@pytest.mark.weights
+def test_the_page_on_fusion_runs(tmp_path, monkeypatch, capsys):
+    import shortlist as sl
+
+    with sl.Index.create(tmp_path / "my.idx", encoder=sl.Encoder.load("shortlist-embed")) as index:
+        index.add(sl.read_passages(ROOT / "README.md"))
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(blocks("python", FUSION)), "fusion.md", "exec"), {})
+    weights = json.loads(capsys.readouterr().out.replace("'", '"'))
+    assert weights["bm25"] == 0.5
+    assert 0.2 < weights["dense"] < 5
