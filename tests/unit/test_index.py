@@ -13,6 +13,7 @@ import pytest
 from index_tools import HashEncoder, passages
 from shortlist.errors import BadInput, IndexFormatError, IndexLocked, ModelMismatch
 from shortlist.index import Added, Index
+from shortlist.stores.truth import _seal_manifest
 from shortlist.stores.vectors import MODES
 from shortlist.text import SAMPLES
 from shortlist.types import Passage
@@ -104,7 +105,9 @@ def test_an_index_of_an_older_version_computes_its_spread(tmp_path):
     with Index.create(tmp_path / "old.idx", encoder=ENCODER) as index:
         index.add(passages(30))
         stated, answer = index.spread, index.search("Berlin river").ids
-        index._store._truth._db.execute("DELETE FROM manifest WHERE key = 'spread'")
+        db = index._store._truth._db
+        db.execute("DELETE FROM manifest WHERE key = 'spread'")
+        _seal_manifest(db)
     with Index.open(tmp_path / "old.idx", encoder=ENCODER) as index:
         assert "spread" not in index.manifest
         assert index.spread == pytest.approx(stated, abs=1e-6)
