@@ -141,7 +141,7 @@ def picture(values: dict[str, dict[str, np.ndarray]], path: Path) -> None:
         range(len(found)), [f"{spec.split(':')[0]} ({language(spec.split(':')[0])})" for spec, _ in found], fontsize=7
     )
     axes.set_ylim(-1, len(found))
-    axes.set_xlabel("nDCG@10 of hybrid (auto) minus that of the better single stage, points, 95% interval over questions")
+    axes.set_xlabel("nDCG@10 of hybrid (auto) minus that of the better single stage,\npoints, 95% interval over questions")
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
