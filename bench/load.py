@@ -3,42 +3,54 @@
     python bench/load.py my.idx                                1, 8, 64, 256 clients on embeddings, rerank and search
     python bench/load.py my.idx --seconds 10 -o bench/results/load.json
     python bench/load.py my.idx --flat 100000                  memory over so many requests, nothing else
+    python bench/load.py my.idx --rerank FOLDER --infinity BIN/infinity_emb
+                                                               the same requests to infinity_emb, cell by cell
 
 It starts `shortlist serve` as a process of its own with a queue of --max-queue tokens. Every client is one kept connection that
 sends its next request when the answer to the last has come; after a 429 it waits a tenth of the time that it was told. Queries
 and texts are those of the index, different ones each time. Client and server share the machine's processors: the figures are
 those of both together.
+
+infinity_emb (`pip install torch 'infinity-emb[server,torch]'` in an environment of its own) serves the same weights: the
+encoder of the index and FOLDER, a cross-encoder in the plain layout of transformers, such as `make bench-encoder` leaves in
+build/bench-encoder/L-6/reranker. It has no index, so /v1/search is ours alone. Each cell is measured on both servers, one after
+the other, while the other one rests.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
+import os
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from shortlist import Index, __version__
+from shortlist import Index, __version__, models
 
+OURS, PEER = "shortlist", "infinity"
 CLIENTS = (1, 8, 64, 256)
 PATIENCE_S = 120
 
 
-def requests(texts: list[str], reranker: str) -> dict[str, list[bytes]]:
+def requests(texts: list[str], encoder: str, reranker: str) -> dict[str, list[bytes]]:
     """Endpoint -> requests of one kind, as bytes."""
     queries = [" ".join(text.split()[:8])[:60] for text in texts]
     bodies = {
-        "/v1/embeddings": [{"input": text, "encoding_format": "base64"} for text in texts],
+        "/v1/embeddings": [{"model": encoder, "input": text, "encoding_format": "base64"} for text in texts],
         "/v1/rerank": [
             {"model": reranker, "query": query, "documents": (texts[i:] + texts)[:10]} for i, query in enumerate(queries)
         ],
@@ -112,39 +124,67 @@ def rss_mib(pid: int) -> float:
     return round(int(kib) / 1024, 1)
 
 
-def start(index: Path, options: list[str]) -> tuple[subprocess.Popen[str], int]:
-    command = [sys.executable, "-m", "shortlist", "serve", str(index), "--port", "0", *options]
+def start(args: argparse.Namespace) -> tuple[subprocess.Popen[str], int]:
+    options = ["--port", "0", "--max-queue", str(args.max_queue), "--rerank", str(args.rerank)]
+    command = [sys.executable, "-m", "shortlist", "serve", str(args.index), *options]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     first = server.stderr.readline()
     threading.Thread(target=lambda: server.stderr.read(), daemon=True).start()
     return server, int(first.rsplit(":", 1)[1])
 
 
-def measure(server: subprocess.Popen[str], port: int, args: argparse.Namespace) -> dict[str, object]:
+def start_infinity(command: str, encoder: Path, reranker: Path) -> tuple[subprocess.Popen[str], int]:
+    """infinity_emb with our folders under the names "encoder" and "reranker", when it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    served = [word for name, folder in (("encoder", encoder), ("reranker", reranker)) for word in _infinity_model(name, folder)]
+    options = ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--url-prefix", "/v1", "--log-level", "error"]
+    quiet = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen(
+        [command, "v2", "--host", "127.0.0.1", "--port", str(port), *served, *options],
+        env=os.environ | quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    for _ in range(PATIENCE_S):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+            return server, port
+        time.sleep(1)
+    server.kill()
+    raise SystemExit(f"{command} was not ready within {PATIENCE_S} s")
+
+
+def _infinity_model(name: str, folder: Path) -> list[str]:
+    return ["--model-id", str(folder), "--served-model-name", name]
+
+
+def measure(servers: dict[str, tuple[subprocess.Popen[str], int]], args: argparse.Namespace) -> dict[str, object]:
     with Index.open(args.index) as index:
         texts = [passage.content for passage in itertools.islice(index.passages(), 200)]
-    kinds = requests(texts, "")
-    asyncio.run(storm(port, [one for some in kinds.values() for one in some[:20]], 1, 1))  # everything is loaded and mapped
+    kinds = {OURS: requests(texts, "", "")}
+    if PEER in servers:
+        kinds[PEER] = {path: some for path, some in requests(texts, "encoder", "reranker").items() if path != "/v1/search"}
+    for name, (_, port) in servers.items():  # everything is loaded and mapped
+        asyncio.run(storm(port, [one for some in kinds[name].values() for one in some[:20]], 1, 1))
     if args.flat:
-        points = asyncio.run(
-            flat(port, [r for some in zip(*kinds.values(), strict=True) for r in some], args.flat, lambda: rss_mib(server.pid))
-        )
-        return {"memory_mib": points}
-    table = {}
-    before = rss_mib(server.pid)
-    for path, some in kinds.items():
-        table[path] = [asyncio.run(storm(port, some, clients, args.seconds)) for clients in args.clients]
-        for row in table[path]:
-            print(path, row, file=sys.stderr)
-    return {"endpoints": table, "memory_mib": {"before": before, "after": rss_mib(server.pid)}}
+        server, port = servers[OURS]
+        mixed = [r for some in zip(*kinds[OURS].values(), strict=True) for r in some]
+        return {"memory_mib": asyncio.run(flat(port, mixed, args.flat, lambda: rss_mib(server.pid)))}
+    rows = []
+    before = {name: rss_mib(server.pid) for name, (server, _) in servers.items()}
+    for path, clients in itertools.product(kinds[OURS], args.clients):
+        for name, (_, port) in servers.items():
+            if path in kinds[name]:
+                figures = asyncio.run(storm(port, kinds[name][path], clients, args.seconds))
+                rows.append({"endpoint": path, "server": name, **figures})
+                print(rows[-1], file=sys.stderr)
+    after = {name: rss_mib(server.pid) for name, (server, _) in servers.items()}
+    return {"rows": rows, "memory_mib": {"before": before, "after": after}}
 
 
 def markdown(report: dict) -> str:
-    lines = ["| endpoint | clients | requests/s | p50 ms | p99 ms | ok | 429 | other |", "|---|---|---|---|---|---|---|---|"]
-    for path, rows in report.get("endpoints", {}).items():
-        for row in rows:
-            values = (row[name] for name in ("clients", "per_s", "p50_ms", "p99_ms", "ok", "busy_429", "errors"))
-            lines.append(f"| {path} | {' | '.join(map(str, values))} |")
+    columns = ("endpoint", "clients", "server", "per_s", "p50_ms", "p99_ms", "ok", "busy_429", "errors")
+    lines = ["| endpoint | clients | server | requests/s | p50 ms | p99 ms | ok | 429 | other |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(str(row[name]) for name in columns)} |" for row in report.get("rows", [])]
     return "\n".join([*lines, "", f"Memory (MiB): {report['memory_mib']}"])
 
 
@@ -154,15 +194,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of each cell of the table")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--max-queue", type=int, default=1 << 18)
+    parser.add_argument("--rerank", default="L-6", help="size or folder of the reranker")
+    parser.add_argument("--infinity", metavar="COMMAND", help="infinity_emb, to be measured beside ours")
     parser.add_argument("--flat", type=int, metavar="N", help="memory over N requests")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    server, port = start(args.index, ["--max-queue", str(args.max_queue)])
+    servers = {OURS: start(args)}
     try:
-        report = measure(server, port, args)
+        if args.infinity:
+            with Index.open(args.index) as index:
+                encoder = models.resolve(index.manifest["encoder"]["address"])
+            servers[PEER] = start_infinity(args.infinity, encoder, Path(args.rerank))
+        report = measure(servers, args)
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(PATIENCE_S)
+        for server, _ in servers.values():
+            server.send_signal(signal.SIGTERM)
+            server.wait(PATIENCE_S)
     report |= {"shortlist": __version__, "python": platform.python_version(), "index": args.index.name}
     print(markdown(report))
     if args.output:
