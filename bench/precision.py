@@ -33,7 +33,7 @@ DATA = Path(os.environ.get("SHORTLIST_DATA", ROOT.parent / "shared" / "data"))
 SPECS = "mlqa-hi:dev mlqa-zh:dev xquad-ar:test tydi-te:dev tydi-ko:dev kazqad-rc:dev heq:test med:test".split()
 FORMS = {"float32": "float32", "int8": "int8", "4-bit": "int8"}
 ENCODER, RERANKER = "shortlist-embed", "shortlist-rerank-L-6"
-ENCODED, RERANKED, CANDIDATES = 2000, 200, 32
+ENCODED, RERANKED, CANDIDATES = 300, 60, 32
 
 
 def main() -> None:
