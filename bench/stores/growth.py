@@ -78,9 +78,9 @@ def _watched(command: list[str], index: Path, until: int | None) -> dict[str, An
                 process.send_signal(signal.SIGINT)
                 until = None
         time.sleep(0.1)
-    said = process.communicate()
+    said = "".join(process.communicate()).replace(f"{index.parent}/", "")
     took = time.monotonic() - began
-    return {"s": took, "peak_mb": most, "noted": noted, "status": process.returncode, "said": (said[0] + said[1])[-300:]}
+    return {"s": took, "peak_mb": most, "noted": noted, "status": process.returncode, "said": said[-300:]}
 
 
 def _slots(index: Path) -> int:
