@@ -412,7 +412,8 @@ class Index:
         if first != "bm25":
             search.dense(self._encoded(search), depth)
         if first == "hybrid":
-            search.fuse(*self._fusion(fusion, weights), self.spread)
+            name, chosen = self._fusion(fusion, weights)
+            search.fuse(name, chosen, self.spread if name == "auto" else 0.0)  # an older index computes it: only if it counts
         return search.ranking(first, k)
 
     def fusion(self, fusion: Fusion | None = None) -> tuple[str, dict[str, float]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,9 @@ from shortlist.index import Index
 from shortlist.models.files import replace_file
 from shortlist.mteb_adapter import C_MTEB_RETRIEVAL
 from shortlist.pipeline import FirstStage, Pipeline
-from shortlist.provenance import run_manifest
+from shortlist.provenance import differing, run_manifest
 from shortlist.reranker import Reranker
-from shortlist.types import Json, Qrels, Run
+from shortlist.types import Qrels, Run
 
 MEASURES = ("nDCG@10", "R@100")
 SYSTEMS: Mapping[str, FirstStage] = MappingProxyType(
@@ -341,7 +340,7 @@ class Reproduction:
         models = "".join(f".{Path(model).name}" for model in condition.models.split(" + ") if model)
         asked = f".{condition.questions}" if condition.questions else ""
         path = self._runs / f"{condition.collection}-{condition.split}.{condition.system}{models}{asked}.trec"
-        if path.is_file() and read_manifest(path) == _as_read(manifest):
+        if path.is_file() and not differing(read_manifest(path) or {}, manifest):
             return read_run(path)
         label = f"{condition.collection}: {condition.system}"
         run = search.run(
@@ -349,9 +348,3 @@ class Reproduction:
         )
         write_run(run, path, manifest)
         return run
-
-
-def _as_read(manifest: Mapping[str, Json]) -> Json:
-    """The manifest as its file gives it back: tuples have become lists."""
-    value: Json = json.loads(json.dumps(manifest))
-    return value

@@ -19,10 +19,9 @@ DEPTH = 1000
 K = 10
 _FOLDS = 5
 _SAMPLES = 10_000
-_SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+_SHARES = (0.5, 0.0, 0.1, 0.2, 0.3, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # the default first
 Choice = tuple[Fusion, Mapping[str, float]]
 CHOICES: tuple[Choice, ...] = (
-    ("auto", FUSION_WEIGHTS["auto"]),
     *((fusion, {"bm25": share, "dense": 1.0}) for fusion in ("auto", "sum") for share in _SHARES),
     ("sum", {"bm25": 1.0, "dense": 0.0}),
     ("rrf", FUSION_WEIGHTS["rrf"]),

@@ -110,6 +110,9 @@ def test_an_index_of_an_older_version_computes_its_spread(tmp_path):
         _seal_manifest(db)
     with Index.open(tmp_path / "old.idx", encoder=ENCODER) as index:
         assert "spread" not in index.manifest
+        before = ENCODER.encoded
+        index.search("Berlin river", fusion="rrf")
+        assert ENCODER.encoded - before == 1  # the query alone: ranks need no unit
         assert index.spread == pytest.approx(stated, abs=1e-6)
         assert index.search("Berlin river").ids == answer
 
