@@ -26,7 +26,7 @@ from shortlist.engines import native
 from shortlist.fuse import FUSION_WEIGHTS, fuse_stages, rrf
 from shortlist.index import Index
 from shortlist.significance import bootstrap_interval
-from shortlist.tune import _ndcg, _stages
+from shortlist.tune import ndcg, stage_lists
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.67, 0.8, 1.0, 1.3)
 FIXED = {"rrf60": "RRF, k=60", "rrf10": "RRF, k=10, BM25 0.3"}
@@ -64,9 +64,9 @@ def measured(spec: str, work: Path, indexes: Path, encoder: shortlist.Encoder) -
 
 
 def row(index: Index, query: str, judged: dict[str, int], train: bool) -> dict[str, float]:
-    lists = _stages(index, query)
+    lists = stage_lists(index, query)
     found = {**lists, **{name: method(lists, index.spread) for name, method in fusions(train).items()}}
-    return {name: _ndcg([i for i, _ in ranked[:10]], judged) if any(judged.values()) else 0.0 for name, ranked in found.items()}
+    return {name: ndcg([i for i, _ in ranked[:10]], judged) if any(judged.values()) else 0.0 for name, ranked in found.items()}
 
 
 def chosen(values: dict[str, dict[str, np.ndarray]]) -> list[str]:

@@ -426,10 +426,27 @@ class Index:
         """Store what searches in this index use from now on, with facts about where it comes from (see `tune`).
 
         Readers that have the index open go on as before. Raises BadInput for an unknown fusion, for weights that are not those
-        of "bm25" and "dense", and if the index is open for reading.
+        of "bm25" and "dense", and if the index is open for reading. Weights of rerankers that were stored are forgotten: they
+        were learnt on top of another first stage.
         """
         fuse_stages({"bm25": [], "dense": []}, fusion, weights)
         self._store.keep("search", {"fusion": fusion, "weights": dict(weights), **facts})
+        if self.manifest.get("rerank"):
+            self._store.keep("rerank", {})
+
+    def kept_weight(self, reranker: str, otherwise: float) -> float:
+        """The weight of the reranker of this name that was stored, or `otherwise`."""
+        stored = self.manifest.get("rerank", {}).get(reranker)
+        return otherwise if stored is None else float(stored["weight"])
+
+    def keep_weight(self, reranker: str, weight: float, **facts: Json) -> None:
+        """Store the weight of a reranker for searches in this index, with facts about where it comes from (see `tune`).
+
+        Raises BadInput for a weight that is not within 0..1, and if the index is open for reading.
+        """
+        if not 0 <= weight <= 1:
+            raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
+        self._store.keep("rerank", {**self.manifest.get("rerank", {}), reranker: {"weight": weight, **facts}})
 
     def _fusion(self, fusion: Fusion | None, weights: Mapping[str, float] | None) -> tuple[str, Mapping[str, float]]:
         name, stored = self.fusion(fusion)

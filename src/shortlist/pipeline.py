@@ -27,9 +27,9 @@ CANDIDATES = 32
 class Pipeline:
     """Two-stage search over one index.
 
-    The order of the result is a weighted sum of both stages, each as a z-score over the candidates: the weight of the
-    second stage comes from the reranker's card, where it was tuned on judged queries. Weight 1 lets the reranker decide
-    alone. Without a reranker the first stage's order stands.
+    The order of the result is a weighted sum of both stages, each as a z-score over the candidates. The weight of the
+    second stage was tuned on judged queries: on the index's own where `tune` has stored one, else on those of the reranker's
+    card. Weight 1 lets the reranker decide alone. Without a reranker the first stage's order stands.
 
     With a cascade several rerankers read one after the other, each the best of the order so far: a small one thins many
     candidates, a larger one decides among the few that are left. See `rerank`.
@@ -79,7 +79,7 @@ class Pipeline:
         candidates  that the reranker reads; 32 if not given. A cascade has its own numbers
         first       "bm25", "dense", "hybrid", or "none": the reranker (of a cascade the last) reads every passage of the
                     index. The default is hybrid, and BM25 for an index without vectors
-        weight      of the reranker against the first stage, 0..1; None takes the reranker's card
+        weight      of the reranker against the first stage, 0..1; None takes what `weight_of` says
         max_ms      milliseconds that the second stage may take; what is not read by then stays where the first stage put it,
                     behind all that was. `rerank` says more
         where       a filter, as `Index.search` takes it: only passages that fit are ranked, in every stage
@@ -152,7 +152,14 @@ class Pipeline:
         stages = self._stages(candidates)
         depth = max([checked_k(depth), *(reads for _, reads in stages)])
         ranking = self.index.search(query, k=depth, first=first, fusion=self.fusion, where=where)
-        return rerank(ranking, stages, weight=weight, max_ms=max_ms) if stages else ranking
+        if not stages:
+            return ranking
+        weights = [self.weight_of(reranker) if weight is None else weight for reranker, _ in stages]
+        return rerank(ranking, stages, weight=weights, max_ms=max_ms)
+
+    def weight_of(self, reranker: Reranker) -> float:
+        """The weight of a reranker where none is given: what `tune` has stored in the index for it, or that of its card."""
+        return self.index.kept_weight(reranker.name, reranker.card.fusion_weight)
 
     def _stages(self, candidates: int | None) -> tuple[Stage, ...]:
         """The second stage of one search; empty without a reranker."""
@@ -175,14 +182,20 @@ class Pipeline:
         return Ranking(query, tuple(hits), timings, _cut_note(cut), {"rerank": len(scored)})
 
 
-def rerank(ranking: Ranking, cascade: Sequence[Stage], *, weight: float | None = None, max_ms: float | None = None) -> Ranking:
+def rerank(
+    ranking: Ranking,
+    cascade: Sequence[Stage],
+    *,
+    weight: float | Sequence[float] | None = None,
+    max_ms: float | None = None,
+) -> Ranking:
     """A first stage's ranking, put in a better order by one reranker or several, one after the other.
 
-    Each reads the best passages of the order so far, as many as stand beside it. Those that it read are ordered by the weighted
-    sum of its logits and of the first stage's scores, each as z-scores over them, with the weight of its card; `weight`, if
-    given, is that of every reranker (1: the rerankers decide alone). Those that it did not read stay behind, in the order that
-    they had. A logit and no logit cannot be compared: a z-score says where a passage stands among those that were read, and the
-    first stage, which chose what is read first, expected less of the rest.
+    Each reads the best passages of the order so far, as many as stand beside it. Those that it read are ordered by the
+    weighted sum of its logits and of the first stage's scores, each as z-scores over them, with the weight of its card;
+    `weight`, if given, is that of every reranker, or one for each (1: the rerankers decide alone). Those that it did not
+    read stay behind, in the order that they had. A logit and no logit cannot be compared: a z-score says where a passage
+    stands among those that were read, and the first stage, which chose what is read first, expected less of the rest.
 
     max_ms is the time for all of this, in milliseconds. Each reranker begins with the best passage and reads as far as its
     share of the time left allows: of a cascade of two, the first has half of it, the second what the first has left over.
@@ -192,22 +205,24 @@ def rerank(ranking: Ranking, cascade: Sequence[Stage], *, weight: float | None =
     Hits carry the logit and the place that each reranker gave: `rerank` of the last, `rerank:NAME` of those before, for example
     "rerank:L-2". So do `scored`, and the timings with `_ms`.
 
-    Raises BadInput for a cascade that is empty, has numbers below 1 or that grow, or has two rerankers of one name before the
-    last; if a hit has no passage or an id stands twice; for a weight that is not within 0..1 and for a negative max_ms.
+    Raises BadInput for a cascade that is empty, has numbers below 1 or that grow, or has two rerankers of one name before
+    the last; if a hit has no passage or an id stands twice; for a weight that is not within 0..1, for weights that are
+    fewer or more than the rerankers, and for a negative max_ms.
     """
-    _check(weight, max_ms)
+    shares = _shares(cascade, weight)
+    _check(None, max_ms)
     first = {hit.id: hit.score for hit in ranking}
     if len(first) != len(ranking):
         raise BadInput(
             f"{len(ranking)} hits have {len(first)} ids: each passage can have one place only. Give each an id of its own."
         )
     start, notes, cut = perf_counter(), list(ranking.notes), set[str]()
-    for place, (stage, (reranker, candidates)) in enumerate(zip(_stage_names(cascade), cascade, strict=True)):
+    stages = zip(_stage_names(cascade), cascade, shares, strict=True)
+    for place, (stage, (reranker, candidates), share) in enumerate(stages):
         began = perf_counter()
         head = [_passage(hit) for hit in ranking.hits[:candidates]]
         allowed_ms = None if max_ms is None else (max_ms - 1000 * (began - start)) / (len(cascade) - place)
         logits, shortened = _scored(reranker, ranking.query, head, allowed_ms)
-        share = reranker.card.fusion_weight if weight is None else weight
         cut |= shortened
         if len(logits) < len(head):
             notes.append(f"{stage}: {len(logits)} of {len(head)} candidates scored within {max_ms:g} ms")
@@ -227,12 +242,29 @@ def _reordered(
     if not logits:
         return tuple(hits)
     by_id = {hit.id: hit for hit in hits}
-    fused = fuse.weighted_sum([[(i, first[i]) for i in logits], list(logits.items())], weights=[1 - share, share])
+    fused = both_stages(first, logits, share)
     places = {passage_id: place for place, (passage_id, _) in enumerate(_descending(logits), 1)}
     head = [_with_stage(by_id[i], score, stage, logits[i], places[i]) for i, score in fused]
     floor = fused[-1][1]
     rest = (hit for hit in hits if hit.id not in logits)
     return (*head, *(replace(hit, score=floor - place) for place, hit in enumerate(rest, 1)))
+
+
+def both_stages(first: Mapping[str, float], logits: Mapping[str, float], weight: float) -> list[fuse.Scored]:
+    """The passages that have logits by weight * z(logit) + (1 - weight) * z(first stage's score), best first, ties by id."""
+    return fuse.weighted_sum([[(i, first[i]) for i in logits], list(logits.items())], weights=[1 - weight, weight])
+
+
+def _shares(cascade: Sequence[Stage], weight: float | Sequence[float] | None) -> list[float]:
+    """The weight of each reranker. Raises BadInput as `rerank` does."""
+    if weight is None:
+        return [reranker.card.fusion_weight for reranker, _ in cascade]
+    shares = list(weight) if isinstance(weight, Sequence) else [weight] * len(cascade)
+    if len(shares) != len(cascade):
+        raise BadInput(f"{len(shares)} weights for {len(cascade)} rerankers. Expected one weight, or one for each reranker.")
+    for share in shares:
+        _check(share, None)
+    return shares
 
 
 def _scored(

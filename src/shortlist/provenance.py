@@ -74,7 +74,10 @@ def run_manifest(
         "first": stage,
         "fusion": _fusion(search) if stage == "hybrid" else None,
         "encoder": _encoder(index.encoder) if stage in ("dense", "hybrid") else None,
-        "rerankers": [_reranker(*each, weight) for each in _second_stage(search, candidates, stage, len(index))],
+        "rerankers": [
+            _reranker(reranker, reads, search.weight_of(reranker) if weight is None else weight)
+            for reranker, reads in _second_stage(search, candidates, stage, len(index))
+        ],
         "max_ms": max_ms,
         "where": None if where is None else checked(where),
         "index": {key: value for key, value in index.manifest.items() if key != "encoder"}
@@ -114,12 +117,12 @@ def _encoder(encoder: Encoder) -> dict[str, Json]:
     }
 
 
-def _reranker(reranker: Reranker, reads: int, weight: float | None) -> dict[str, Json]:
+def _reranker(reranker: Reranker, reads: int, weight: float) -> dict[str, Json]:
     return {
         "name": reranker.name,
         "fingerprint": reranker.fingerprint,
         "reads": reads,
-        "weight": reranker.card.fusion_weight if weight is None else weight,
+        "weight": weight,
         "max_tokens": reranker.max_tokens,
     }
 

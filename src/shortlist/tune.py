@@ -1,10 +1,11 @@
-"""`tune`: the fusion of BM25 and vectors that suits an index, learnt from judged queries."""
+"""`tune`: what suits an index, learnt from judged queries: the fusion of BM25 and vectors, the weight of a reranker."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from shortlist.errors import BadInput
 from shortlist.fuse import FUSION_WEIGHTS, Fusion, Scored, fuse_stages
 from shortlist.index import First, Index
+from shortlist.pipeline import CANDIDATES, both_stages, rerank
+from shortlist.reranker import Reranker
 from shortlist.significance import bootstrap_interval
 from shortlist.types import Qrels
 
@@ -26,19 +29,23 @@ CHOICES: tuple[Choice, ...] = (
     ("sum", {"bm25": 1.0, "dense": 0.0}),
     ("rrf", FUSION_WEIGHTS["rrf"]),
 )
-"""What is tried; the first is the default, which stands where nothing is better."""
+"""Fusions that are tried; the first is the default, which stands where nothing is better."""
+WEIGHTS = tuple(tenth / 10 for tenth in range(11))
+"""Weights of a reranker that are tried, beside that of its card."""
+
+Progress = Callable[[int, int | None], None]
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """A fusion and what it is worth: nDCG@10 over `questions` judged queries, by cross-validation.
+class Learnt(Generic[C]):
+    """What was chosen, and what it is worth: nDCG@10 over `questions` judged queries, by cross-validation.
 
     before, after  of the default, and of what is learnt without the query that is being asked
     interval       of after - before, 95% bootstrap over queries
     """
 
-    fusion: Fusion
-    weights: Mapping[str, float]
+    choice: C
     questions: int
     before: float
     after: float
@@ -50,34 +57,71 @@ class Learnt:
         return self.interval[0] > 0
 
 
-def learn_fusion(
-    index: Index, queries: Mapping[str, str], qrels: Qrels, *, progress: Callable[[int, int | None], None] | None = None
-) -> Learnt:
+def learn_fusion(index: Index, queries: Mapping[str, str], qrels: Qrels, *, progress: Progress | None = None) -> Learnt[Choice]:
     """The best of CHOICES for the judged queries, and its worth on queries that it was not chosen with (five folds).
 
     A choice is the one with the highest mean nDCG@10; of equals the first. Nothing is stored: that is `Index.keep_fusion`.
     Raises BadInput for an index without vectors and for fewer than ten judged queries with a relevant passage.
     """
+    if not index.manifest["vectors"]:
+        raise BadInput(f"{index.path} holds no vectors, so there is nothing to fuse. Build it with an encoder.")
+
+    def rankings(query: str) -> list[list[Scored]]:
+        stages = stage_lists(index, query)
+        return [fuse_stages(stages, fusion, weights, index.spread)[0] for fusion, weights in CHOICES]
+
+    return _learnt(CHOICES, rankings, queries, qrels, progress)
+
+
+def learn_weight(
+    index: Index,
+    reranker: Reranker,
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    *,
+    candidates: int = CANDIDATES,
+    progress: Progress | None = None,
+) -> Learnt[float]:
+    """The weight of a reranker against this index's first stage, 0 (no say) to 1 (alone), as `learn_fusion` learns.
+
+    The default is the weight of its card. Nothing is stored: that is `Index.keep_weight`.
+    Raises BadInput for fewer than ten judged queries with a relevant passage.
+    """
+    weights = (reranker.card.fusion_weight, *(w for w in WEIGHTS if w != reranker.card.fusion_weight))
+
+    def rankings(query: str) -> list[list[Scored]]:
+        ranking = index.search(query, k=candidates)
+        first = {hit.id: hit.score for hit in ranking}
+        logits = {hit.id: hit.scores["rerank"] for hit in rerank(ranking, [(reranker, candidates)])}
+        return [both_stages(first, logits, weight) for weight in weights]
+
+    return _learnt(weights, rankings, queries, qrels, progress)
+
+
+def _learnt(
+    choices: Sequence[C],
+    rankings: Callable[[str], Sequence[Sequence[Scored]]],
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    progress: Progress | None,
+) -> Learnt[C]:
+    """The best of the choices, the first of which is the default; `rankings` gives a query's ranking under each of them."""
     asked = [query_id for query_id in sorted(qrels) if query_id in queries and any(v > 0 for v in qrels[query_id].values())]
     if len(asked) < 2 * _FOLDS:
         raise BadInput(f"{len(asked)} judged queries with a relevant passage; expected at least {2 * _FOLDS} to learn from.")
-    if not index.manifest["vectors"]:
-        raise BadInput(f"{index.path} holds no vectors, so there is nothing to fuse. Build it with an encoder.")
-    table = np.empty((len(asked), len(CHOICES)))
+    table = np.empty((len(asked), len(choices)))
     for row, query_id in enumerate(asked):
-        stages = _stages(index, queries[query_id])
-        for column, (fusion, weights) in enumerate(CHOICES):
-            fused, _ = fuse_stages(stages, fusion, weights, index.spread)
-            table[row, column] = _ndcg([name for name, _ in fused[:K]], qrels[query_id])
+        found = rankings(queries[query_id])
+        table[row] = [ndcg([name for name, _ in ranking[:K]], qrels[query_id]) for ranking in found]
         if progress is not None:
             progress(row + 1, len(asked))
     before, after = table[:, 0], _cross_validated(table)
-    fusion, weights = CHOICES[_best(table)]
     interval = bootstrap_interval(after - before, _SAMPLES, np.random.default_rng(0))
-    return Learnt(fusion, dict(weights), len(asked), float(before.mean()), float(after.mean()), interval)
+    return Learnt(choices[_best(table)], len(asked), float(before.mean()), float(after.mean()), interval)
 
 
-def _stages(index: Index, query: str) -> dict[str, list[Scored]]:
+def stage_lists(index: Index, query: str) -> dict[str, list[Scored]]:
+    """The DEPTH best of "bm25" and of "dense" for a query: what a fusion is made of."""
     both: tuple[First, First] = ("bm25", "dense")
     first = {stage: index.search(query, k=DEPTH, first=stage) for stage in both}
     return {stage: [(hit.id, hit.score) for hit in ranking] for stage, ranking in first.items()}
@@ -95,7 +139,7 @@ def _best(table: npt.NDArray[np.float64]) -> int:
     return int(np.argmax(means > means.max() - 1e-9))
 
 
-def _ndcg(ranked: Sequence[str], judged: Mapping[str, int]) -> float:
+def ndcg(ranked: Sequence[str], judged: Mapping[str, int]) -> float:
     """nDCG@10 as `measures.evaluate` has it; here without an extra, for tens of thousands of short lists."""
     ideal = sorted((value for value in judged.values() if value > 0), reverse=True)[:K]
     gains = [max(judged.get(name, 0), 0) for name in ranked]

@@ -58,6 +58,19 @@ def test_the_order_is_the_weighted_sum_of_zscores(index, reranker, first, weight
         assert found.ids == candidates.ids
 
 
+def test_each_reranker_of_a_cascade_may_have_a_weight_of_its_own(index, reranker, small):
+    ranking = index.search(QUERY, k=30)
+    stages = [(small, 30), (reranker, 10)]
+    found = rerank(ranking, stages, weight=[0.0, 1.0])
+    first = by_hand(ranking.ids, {hit.id: hit.score for hit in ranking}, small, 30, 0.0)[0]
+    assert found.ids[:10] == by_hand(first, {hit.id: hit.score for hit in ranking}, reranker, 10, 1.0)[0][:10]
+    assert rerank(ranking, stages, weight=[0.4, 0.3]).ids == rerank(ranking, stages).ids
+    with pytest.raises(BadInput, match="1 weights for 2 rerankers"):
+        rerank(ranking, stages, weight=[0.5])
+    with pytest.raises(BadInput, match="out of range"):
+        rerank(ranking, stages, weight=[0.5, 1.5])
+
+
 def test_only_the_best_candidates_are_read(index, reranker):
     search = Pipeline(index, reranker)
     first = index.search(QUERY, k=4, first="dense").ids

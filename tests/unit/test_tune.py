@@ -1,17 +1,19 @@
-"""Learning the fusion of an index from judged queries."""
+"""Learning the fusion of an index, and the weight of a reranker, from judged queries."""
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 
 from index_tools import HashEncoder
-from shortlist import Passage, measures
+from shortlist import Passage, Pipeline, Reranker, measures
 from shortlist.cli import main
 from shortlist.errors import BadInput
 from shortlist.fuse import FUSION_WEIGHTS, fuse_stages
 from shortlist.index import Index
-from shortlist.tune import CHOICES, _ndcg, learn_fusion
+from shortlist.tune import CHOICES, WEIGHTS, learn_fusion, learn_weight, ndcg
 from shortlist.types import Qrels, Run
 
 ENCODER = HashEncoder(dims=256)
@@ -51,7 +53,7 @@ def test_what_is_learnt_is_the_best_of_all_choices_and_its_worth_is_held_out(mad
             values.append(measures.evaluate(run, qrels, ["nDCG@10"]).per_query["nDCG@10"])
     means = [sum(some.values()) / len(some) for some in values]
     best = max(range(len(CHOICES)), key=lambda i: (round(means[i], 9), -i))
-    assert (learnt.fusion, learnt.weights) == (CHOICES[best][0], dict(CHOICES[best][1]))
+    assert learnt.choice == CHOICES[best]
     assert learnt.before == pytest.approx(means[0])
     assert learnt.questions == len(queries)
     asked = sorted(queries)
@@ -68,10 +70,7 @@ def test_what_is_learnt_is_the_best_of_all_choices_and_its_worth_is_held_out(mad
 def test_the_verb_stores_a_gain_and_searches_use_it(made, tmp_path, capsys, monkeypatch):
     path, queries, qrels = made
     monkeypatch.setattr("shortlist.encoder.Encoder.load", lambda address: ENCODER)
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"_id": q, "text": t}) + "\n" for q, t in queries.items()))
-    lines = [f"{q}\t{p}\t1\n" for q, judged in qrels.items() for p in judged]
-    (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
-    assert main(["tune", str(path), str(tmp_path / "q.jsonl"), str(tmp_path / "qrels.tsv"), "--json"]) == 0
+    assert main(["tune", str(path), *written(queries, qrels, tmp_path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     with Index.open(path, encoder=ENCODER) as index:
         if said["stored"]:
@@ -82,6 +81,56 @@ def test_the_verb_stores_a_gain_and_searches_use_it(made, tmp_path, capsys, monk
     assert said["stored"], said
 
 
+def test_the_weight_of_a_reranker_is_the_best_of_all_that_were_tried(made, tiny_reranker_folder):
+    path, queries, qrels = made
+    reranker = Reranker.load(tiny_reranker_folder)
+    weights = [reranker.card.fusion_weight, *(w for w in WEIGHTS if w != reranker.card.fusion_weight)]
+    with Index.open(path, encoder=ENCODER) as index:
+        learnt = learn_weight(index, reranker, queries, qrels)
+        search, values = Pipeline(index, reranker), []
+        for weight in weights:
+            run = search.run(queries, k=10, candidates=32, weight=weight)
+            values.append(measures.evaluate(run, qrels, ["nDCG@10"]).mean["nDCG@10"])
+    best = max(range(len(weights)), key=lambda i: (round(values[i], 9), -i))
+    assert learnt.choice == weights[best]
+    assert learnt.before == pytest.approx(values[0])
+
+
+def test_a_reranker_that_knows_nothing_loses_its_say_until_the_fusion_changes(
+    made, tmp_path, tiny_reranker_folder, capsys, monkeypatch
+):
+    path, queries, qrels = copied(made, tmp_path)
+    monkeypatch.setattr("shortlist.encoder.Encoder.load", lambda address: ENCODER)
+    arguments = written(queries, qrels, tmp_path)
+    assert main(["tune", str(path), *arguments, "--rerank", str(tiny_reranker_folder), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["rerank"]
+    assert said["stored"], said
+    reranker = Reranker.load(tiny_reranker_folder)
+    assert said["weight"] < reranker.card.fusion_weight  # its weights are random, and its card lets it decide alone
+    with Index.open(path, encoder=ENCODER, write=True) as index:
+        search = Pipeline(index, reranker)
+        assert search.weight_of(reranker) == said["weight"]
+        query = queries["q0"]
+        assert search(query, candidates=20).ids == search(query, candidates=20, weight=said["weight"]).ids
+        index.keep_fusion("rrf", {})
+        assert search.weight_of(reranker) == reranker.card.fusion_weight
+        with pytest.raises(BadInput, match="out of range"):
+            index.keep_weight(reranker.name, 1.5)
+
+
+def copied(made, tmp_path):
+    path, queries, qrels = made
+    return Path(shutil.copytree(path, tmp_path / "copy.idx")), queries, qrels
+
+
+def written(queries, qrels, folder):
+    """The arguments of the verb: files with queries and judgements."""
+    (folder / "q.jsonl").write_text("".join(json.dumps({"_id": q, "text": t}) + "\n" for q, t in queries.items()))
+    lines = [f"{q}\t{p}\t1\n" for q, judged in qrels.items() for p in judged]
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
+    return str(folder / "q.jsonl"), str(folder / "qrels.tsv")
+
+
 def test_too_few_queries_and_no_vectors(made, tmp_path):
     path, queries, qrels = made
     with Index.open(path, encoder=ENCODER) as index, pytest.raises(BadInput, match="9 judged"):
@@ -90,7 +139,7 @@ def test_too_few_queries_and_no_vectors(made, tmp_path):
         learn_fusion(index, queries, qrels)
 
 
-def test_ndcg_is_that_of_the_measures():
+def testndcg_is_that_of_the_measures():
     rng = random.Random(1)
     for _ in range(50):
         judged = {f"p{n}": rng.choice([0, 0, 1, 2, 3]) for n in range(20)}
@@ -98,7 +147,7 @@ def test_ndcg_is_that_of_the_measures():
         ranked = rng.sample(sorted(judged) + [f"u{n}" for n in range(10)], 10)
         run = Run({"q": {name: -float(place) for place, name in enumerate(ranked)}})
         expected = measures.evaluate(run, Qrels({"q": judged}), ["nDCG@10"]).mean["nDCG@10"]
-        assert _ndcg(ranked, judged) == pytest.approx(expected)
+        assert ndcg(ranked, judged) == pytest.approx(expected)
 
 
 def test_the_default_comes_first_and_wins_ties():
