@@ -162,7 +162,7 @@ class _Training:
         heads = [p for p in model.heads.parameters() if p.requires_grad]
         body = [p for p in model.body.parameters() if p.requires_grad]
         self._rates = (settings.rate, settings.rate * settings.head_rate)
-        self.optimizer = torch.optim.AdamW([{"params": body}, {"params": heads}], weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW([{"params": body}, {"params": heads}], weight_decay=0.01, fused=True)
         self._recent: list[dict[str, float]] = []
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
