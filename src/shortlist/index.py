@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -19,11 +20,12 @@ from shortlist.analyze import analyzer as named_analyzer
 from shortlist.errors import BadInput, ModelMismatch
 from shortlist.filters import Where
 from shortlist.filters import checked as checked_filter
-from shortlist.fuse import Fusion, fuse_stages
+from shortlist.fuse import Fusion, fuse_ranked, fuse_stages
 from shortlist.quantize import checked_vectors, shortened
+from shortlist.ranked import Ranked
 from shortlist.stores.care import Report, backup, check
 from shortlist.stores.columns import Field
-from shortlist.stores.embedded import EmbeddedStore, Scored, Snapshot
+from shortlist.stores.embedded import EmbeddedStore, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES, Layout
 from shortlist.text import SAMPLES, clean, detect_languages
@@ -40,6 +42,7 @@ _BATCH_PASSAGES = 2000
 _BATCH_CHARACTERS = 16_000_000
 _STRICT_JSON = json.JSONEncoder(allow_nan=False)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TOGETHER = 32  # searches that share a pass through the vectors
 _FUSED_DEPTH = 1000  # a passage that both stages place low still beats one that a single stage places high
 
 
@@ -270,12 +273,12 @@ class Index:
         langs = self._languages_of(batch, contents)
         rows = [Row(passage, lang) for passage, lang in zip(batch, langs, strict=True)]
         if self._store.dims:
-            with _Clock(timings, "encode"):
+            with _Clock([timings], "encode"):
                 vectors, cut = self.encoder.encode_counted(contents, kind="passage", progress=progress)
             truncated = int((cut > 0).sum())
             stored = self._store.layout.stored(self._fitted(vectors, len(batch)))
             rows = [replace(row, vector=vector) for row, vector in zip(rows, stored, strict=True)]
-        with _Clock(timings, "analyze"):
+        with _Clock([timings], "analyze"):
             terms = [self._store.terms(row.passage, row.analysed_as) for row in rows]
         effort = Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000)
         self._store.append(rows, terms, effort, replacing=replacing)
@@ -398,23 +401,69 @@ class Index:
         Raises BadInput for an empty query, k < 1, unknown words, a dense search in an index without vectors, and a filter
         that is malformed, names a field that no passage has, or compares a field with a value of another type.
         """
-        query = clean(query, "the query")
-        if not query.strip():
-            raise BadInput("the query is empty: give at least one word.")
+        (ranking,) = self.search_many([query], k, first=first, fusion=fusion, weights=weights, where=where)
+        return ranking
+
+    def search_many(
+        self,
+        queries: Iterable[str],
+        k: int = 10,
+        *,
+        first: First | None = None,
+        fusion: Fusion | None = None,
+        weights: Mapping[str, float] | None = None,
+        where: Where | None = None,
+    ) -> Iterator[Ranking]:
+        """`search` of every query, faster: 32 at a time are encoded together and share one pass through the vectors.
+
+        A ranking is what `search` gives, to the last bit. Of the time of what is done together (encode_ms, dense_ms) each has
+        an equal share. Queries are read as they are needed; those of a batch see the same state of the index. Raises as
+        `search` does, before anything of a batch is searched.
+        """
         checked_k(k)
         first = first or ("hybrid" if self._store.dims else "bm25")
         if first not in ("hybrid", "bm25", "dense"):
             raise BadInput(f'first={first!r}: expected "hybrid", "bm25" or "dense".')
+        checked = _checked_where(where)
+        ahead = iter(queries)
+        while batch := [_checked_query(query) for query in islice(ahead, _TOGETHER)]:
+            yield from self._together(batch, k, first, partial(self._fused, fusion, weights), checked)
+
+    def _together(
+        self,
+        queries: Sequence[str],
+        k: int,
+        first: First,
+        fuse: Callable[[Mapping[str, Ranked]], tuple[Ranked, dict[str, float]]],
+        where: Mapping[str, Any] | None,
+    ) -> Iterator[Ranking]:
+        """The searches of one batch."""
+        began = perf_counter()
         depth = max(_FUSED_DEPTH, k) if first == "hybrid" else k
-        search = _Search(query, self._store.snapshot(), _checked_where(where))
+        snapshot = self._store.snapshot()
+        searches = [_Search(query, snapshot, where) for query in queries]
         if first != "dense":
-            search.bm25(self._store, depth)
+            for search in searches:
+                search.bm25(self._store, depth)
         if first != "bm25":
-            search.dense(self._encoded(search), depth)
-        if first == "hybrid":
-            name, chosen = self._fusion(fusion, weights)
-            search.fuse(name, chosen, self.spread if name == "auto" else 0.0)  # an older index computes it: only if it counts
-        return search.ranking(first, k)
+            vectors = self._encoded(searches)
+            with _Clock([search.timings for search in searches], "dense_ms"):
+                found = snapshot.dense_many(vectors, depth, where)
+            for search, ranked in zip(searches, found, strict=True):
+                search.lists["dense"] = ranked
+        spent_ms = (perf_counter() - began) * 1000
+        rest_ms = spent_ms - sum(ms for search in searches for ms in search.timings.values())
+        for search in searches:
+            search.spent_ms = sum(search.timings.values()) + rest_ms / len(searches)
+        for search in searches:
+            yield search.ranking(k, fuse if first == "hybrid" else None)
+
+    def _fused(
+        self, fusion: Fusion | None, weights: Mapping[str, float] | None, lists: Mapping[str, Ranked]
+    ) -> tuple[Ranked, dict[str, float]]:
+        name, stored = self.fusion(fusion)
+        spread = self.spread if name == "auto" else 0.0  # an older index computes it: only if it counts
+        return fuse_ranked(lists, name, stored if weights is None else weights, spread)
 
     def fusion(self, fusion: Fusion | None = None) -> tuple[str, dict[str, float]]:
         """The fusion that a search without one uses, or `fusion`, and its weights where some were stored."""
@@ -448,10 +497,6 @@ class Index:
             raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
         self._store.keep("rerank", {**self.manifest.get("rerank", {}), reranker: {"weight": weight, **facts}})
 
-    def _fusion(self, fusion: Fusion | None, weights: Mapping[str, float] | None) -> tuple[str, Mapping[str, float]]:
-        name, stored = self.fusion(fusion)
-        return name, stored if weights is None else weights
-
     @cached_property
     def spread(self) -> float:
         """How much more alike a text is to itself than to others, to this index's encoder: the unit of `fusion="auto"`.
@@ -461,18 +506,20 @@ class Index:
         stated = self.manifest.get("spread")
         return float(stated) if stated is not None else _spread(self.encoder, self._store.layout)
 
-    def _encoded(self, search: _Search) -> FloatArray:
-        """float32[dims], the query's vector."""
+    def _encoded(self, searches: Sequence[_Search]) -> FloatArray:
+        """float32[n, dims], the queries' vectors."""
+        timings = [search.timings for search in searches]
         encoder = self._encoder
         if encoder is None:
-            with _Clock(search.timings, "load_ms"):
+            with _Clock(timings, "load_ms"):
                 encoder = self.encoder
-        with _Clock(search.timings, "encode_ms"):
-            vectors, cut = encoder.encode_counted([search.query], kind="query")
-            vector: FloatArray = self._fitted(vectors, 1)[0]
-        if cut[0]:
-            search.notes.append(f"the query was cut for the encoder: its last {int(cut[0])} tokens were not read")
-        return vector
+        with _Clock(timings, "encode_ms"):
+            vectors, cut = encoder.encode_counted([search.query for search in searches], kind="query")
+            fitted = self._fitted(vectors, len(searches))
+        for search, tokens in zip(searches, cut.tolist(), strict=True):
+            if tokens:
+                search.notes.append(f"the query was cut for the encoder: its last {tokens} tokens were not read")
+        return fitted
 
     def _fitted(self, vectors: FloatArray, count: int) -> FloatArray:
         """Vectors of the encoder, checked, of this index's length."""
@@ -480,63 +527,67 @@ class Index:
 
 
 class _Clock:
-    """Adds the time spent inside to timings[name], in milliseconds."""
+    """Puts the milliseconds spent inside into timings[name], of several timings an equal share into each."""
 
-    def __init__(self, timings: dict[str, float], name: str) -> None:
+    def __init__(self, timings: Sequence[dict[str, float]], name: str) -> None:
         self._timings, self._name = timings, name
 
     def __enter__(self) -> None:
         self._start = perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self._timings[self._name] = (perf_counter() - self._start) * 1000
+        share_ms = (perf_counter() - self._start) * 1000 / len(self._timings)
+        for timings in self._timings:
+            timings[self._name] = share_ms
 
 
 class _Search:
-    """One search in the making: the lists of its stages over one snapshot, timings and notes."""
+    """One search in the making: the lists of its stages over one snapshot, timings and notes.
+
+    spent_ms  what its stages took so far, with its share of what was done for several together
+    """
 
     def __init__(self, query: str, snapshot: Snapshot, where: Mapping[str, Any] | None) -> None:
         self.query, self.snapshot, self.where = query, snapshot, where
-        self.lists: dict[str, list[Scored]] = {}
-        self.weights: dict[str, float] = {}
+        self.lists: dict[str, Ranked] = {}
         self.timings: dict[str, float] = {}
         self.notes: list[str] = [] if len(snapshot) else ["the index is empty"]
-        self._start = perf_counter()
+        self.spent_ms = 0.0
 
     def bm25(self, store: EmbeddedStore, depth: int) -> None:
-        with _Clock(self.timings, "analyze_ms"):
+        with _Clock([self.timings], "analyze_ms"):
             terms = store.analyzer.query_forms(self.query, self.snapshot.languages)
-        with _Clock(self.timings, "bm25_ms"):
+        with _Clock([self.timings], "bm25_ms"):
             self.lists["bm25"] = self.snapshot.bm25(terms, depth, self.where)
-        if len(self.snapshot) and not self.lists["bm25"]:
+        if len(self.snapshot) and not len(self.lists["bm25"]):
             place = "index" if self.where is None else "passages that fit the filter"
             self.notes.append(f"no term of the query occurs in the {place}" if terms else "the query holds no term to look up")
 
-    def dense(self, vector: FloatArray, depth: int) -> None:
-        with _Clock(self.timings, "dense_ms"):
-            self.lists["dense"] = self.snapshot.dense(vector, depth, self.where)
+    def ranking(self, k: int, fuse: Callable[[Mapping[str, Ranked]], tuple[Ranked, dict[str, float]]] | None) -> Ranking:
+        """The k best of the only list, or of what `fuse` makes of both."""
+        began = perf_counter()
+        weights: dict[str, float] = {}
+        if fuse is not None:
+            with _Clock([self.timings], "fuse_ms"):
+                self.lists["hybrid"], weights = fuse(self.lists)
+        hits = self._hits(k)
+        self.timings["total_ms"] = self.spent_ms + (perf_counter() - began) * 1000
+        return Ranking(self.query, hits, self.timings, tuple(self.notes), weights=weights)
 
-    def fuse(self, fusion: str, weights: Mapping[str, float], spread: float) -> None:
-        with _Clock(self.timings, "fuse_ms"):
-            self.lists["hybrid"], self.weights = fuse_stages(self.lists, fusion, weights, spread)
-
-    def ranking(self, last: str, k: int) -> Ranking:
-        best = self.lists[last][:k]
-        passages = self.snapshot.get_all([name for name, _ in best])
-        scores = {stage: dict(found) for stage, found in self.lists.items()}
-        ranks = {stage: {name: rank for rank, (name, _) in enumerate(found, 1)} for stage, found in self.lists.items()}
-        hits = tuple(
-            Hit(
-                id=name,
-                score=score,
-                passage=passages[name],
-                scores={stage: known[name] for stage, known in scores.items() if name in known},
-                ranks={stage: known[name] for stage, known in ranks.items() if name in known},
-            )
-            for name, score in best
+    def _hits(self, k: int) -> tuple[Hit, ...]:
+        """The k best of the last list, with what every list says of them."""
+        slots, best = next(reversed(self.lists.values())).first(k)
+        scores: list[dict[str, float]] = [{} for _ in slots]
+        ranks: list[dict[str, int]] = [{} for _ in slots]
+        for stage, found in self.lists.items():
+            for hit, place in enumerate(found.places(slots).tolist()):
+                if place >= 0:
+                    scores[hit][stage], ranks[hit][stage] = float(found.scores[place]), place + 1
+        passages = self.snapshot.at(slots.tolist())
+        return tuple(
+            Hit(passage.id, score, passage, said, places)
+            for passage, score, said, places in zip(passages, best.tolist(), scores, ranks, strict=True)
         )
-        self.timings["total_ms"] = (perf_counter() - self._start) * 1000
-        return Ranking(self.query, hits, self.timings, tuple(self.notes), weights=self.weights)
 
 
 def _say_further(say: Callable[[int, int | None], None], before: int, total: int | None, done: int, _: int | None) -> None:
@@ -621,6 +672,13 @@ def _batches(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _checked_query(query: str) -> str:
+    query = clean(query, "the query")
+    if not query.strip():
+        raise BadInput("the query is empty: give at least one word.")
+    return query
 
 
 def _checked_where(where: Where | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Literal, TypeAlias, get_args
@@ -92,7 +92,9 @@ class Pipeline:
         """
         reads = self._stages(candidates)[0][1] if self.reranker is not None and first != "none" else None
         checked_k(k, reads)
-        ranking = self._search(query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where)
+        (ranking,) = self._search(
+            [query], candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where
+        )
         return replace(ranking, hits=ranking.hits[:k])
 
     def run(
@@ -111,14 +113,15 @@ class Pipeline:
         """The `k` best passages of every query, for evaluation; the arguments are those of a search.
 
         Only the first `candidates` are reranked; those below keep the first stage's order behind them, so that
-        recall at 100 is that of the first stage. The run keeps the time of each query. `progress(done, total)` is
-        called after each.
+        recall at 100 is that of the first stage. First stages run in batches (`Index.search_many`), which changes no result.
+        The run keeps the time of each query, of what a batch does together its share. `progress(done, total)` is called after
+        each.
         """
         run = Run(name=name)
-        for done, (query_id, query) in enumerate(queries.items(), 1):
-            ranking = self._search(
-                query, candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where
-            )
+        rankings = self._search(
+            queries.values(), candidates=candidates, depth=k, first=first, weight=weight, max_ms=max_ms, where=where
+        )
+        for done, (query_id, ranking) in enumerate(zip(queries, rankings, strict=True), 1):
             run[query_id] = {hit.id: hit.score for hit in ranking.hits[:k]}
             run.timings[query_id] = ranking.timings
             if progress is not None:
@@ -127,7 +130,7 @@ class Pipeline:
 
     def _search(
         self,
-        query: str,
+        queries: Iterable[str],
         *,
         candidates: int | None,
         depth: int,
@@ -135,8 +138,8 @@ class Pipeline:
         weight: float | None,
         max_ms: float | None,
         where: Where | None,
-    ) -> Ranking:
-        """First stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
+    ) -> Iterator[Ranking]:
+        """Of each query the first stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
         if first is not None and first not in FIRST_STAGES:
             raise BadInput(f"first={first!r} is not a first stage. Expected one of {', '.join(FIRST_STAGES)}.")
         _check(weight, max_ms)
@@ -148,14 +151,13 @@ class Pipeline:
                     f"max_ms={max_ms:g} with first='none': without a first stage there is no order in which passages could be "
                     f"left out. Choose a first stage, or leave max_ms away."
                 )
-            return self._rerank_all(query, self.reranker, where)
+            yield from (self._rerank_all(query, self.reranker, where) for query in queries)
+            return
         stages = self._stages(candidates)
         depth = max([checked_k(depth), *(reads for _, reads in stages)])
-        ranking = self.index.search(query, k=depth, first=first, fusion=self.fusion, where=where)
-        if not stages:
-            return ranking
         weights = [self.weight_of(reranker) if weight is None else weight for reranker, _ in stages]
-        return rerank(ranking, stages, weight=weights, max_ms=max_ms)
+        for ranking in self.index.search_many(queries, k=depth, first=first, fusion=self.fusion, where=where):
+            yield rerank(ranking, stages, weight=weights, max_ms=max_ms) if stages else ranking
 
     def weight_of(self, reranker: Reranker) -> float:
         """The weight of a reranker where none is given: what `tune` has stored in the index for it, or that of its card."""

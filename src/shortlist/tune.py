@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import BadInput
-from shortlist.fuse import FUSION_WEIGHTS, Fusion, Scored, fuse_stages
+from shortlist.fuse import FUSION_WEIGHTS, Fusion, fuse_stages
 from shortlist.index import First, Index
 from shortlist.pipeline import CANDIDATES, both_stages, rerank
+from shortlist.ranked import Scored
 from shortlist.reranker import Reranker
 from shortlist.significance import bootstrap_interval
 from shortlist.types import Qrels

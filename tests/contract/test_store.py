@@ -53,10 +53,10 @@ class Judge:
         assert [p.id for p in snapshot.passages(where)] == [p.id for p in snapshot.passages() if p.id in kept]
         words = self.store.analyzer.query_terms("the river museum 北京大学 und", snapshot.languages)
         everything = naive_bm25(self.terms, words, K1, B)
-        assert_same_ranking(snapshot.bm25(words, k, where), [hit for hit in everything if hit[0] in kept], k)
+        assert_same_ranking(snapshot.bm25(words, k, where).scored(), [hit for hit in everything if hit[0] in kept], k)
         vector = ENCODER.encode_counted(["the river museum"])[0][0]
         exact = ((name, float(self.vectors[name].astype(np.float32) @ vector)) for name in kept)
-        assert_same_ranking(snapshot.dense(vector, k, where), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
+        assert_same_ranking(snapshot.dense(vector, k, where).scored(), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
 
     def check(self, snapshot, k=20):
         assert len(snapshot) == len(self.passages)
@@ -64,10 +64,10 @@ class Judge:
         assert set(snapshot.languages) == {p.lang for p in self.passages.values()}
         for query in ("the river museum", "北京大学", "der fluss häuser", "المتحف", "garden 大学 brücke"):
             words = self.store.analyzer.query_terms(query, snapshot.languages)
-            assert_same_ranking(snapshot.bm25(words, k), naive_bm25(self.terms, words, K1, B), k)
+            assert_same_ranking(snapshot.bm25(words, k).scored(), naive_bm25(self.terms, words, K1, B), k)
             vector = ENCODER.encode_counted([query])[0][0]
             exact = ((name, float(row @ vector)) for name, row in self.vectors.items())
-            assert_same_ranking(snapshot.dense(vector, k), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
+            assert_same_ranking(snapshot.dense(vector, k).scored(), sorted(exact, key=lambda hit: (-hit[1], hit[0])), k)
 
 
 @pytest.fixture(params=["int8", "float32", "binary-rescored"])
@@ -80,8 +80,8 @@ def judge(tmp_path, request):
 def test_an_empty_store_answers_with_nothing(judge):
     snapshot = judge.store.snapshot()
     assert len(snapshot) == 0
-    assert snapshot.bm25(["a"], 5) == []
-    assert snapshot.dense(np.ones(ENCODER.dims, np.float32), 5) == []
+    assert snapshot.bm25(["a"], 5).scored() == []
+    assert snapshot.dense(np.ones(ENCODER.dims, np.float32), 5).scored() == []
     assert snapshot.get(["a"]) == {}
     assert list(snapshot.passages()) == []
 
@@ -162,9 +162,9 @@ def test_equal_passages_tie_by_id_even_beyond_k(judge):
     judge.add([type(same)(name, same.text, same.title, same.lang) for name in names])
     snapshot = judge.store.snapshot()
     words = judge.store.analyzer.terms(same.content, same.lang)
-    assert [name for name, _ in snapshot.bm25(words, 10)] == [f"{i:03d}" for i in range(10)]
+    assert [name for name, _ in snapshot.bm25(words, 10).scored()] == [f"{i:03d}" for i in range(10)]
     vector = ENCODER.encode_counted([same.content])[0][0]
-    assert [name for name, _ in snapshot.dense(vector, 10)] == [f"{i:03d}" for i in range(10)]
+    assert [name for name, _ in snapshot.dense(vector, 10).scored()] == [f"{i:03d}" for i in range(10)]
 
 
 def test_queries_together_find_what_each_finds_alone(judge):
@@ -172,7 +172,7 @@ def test_queries_together_find_what_each_finds_alone(judge):
     queries = ENCODER.encode_counted([p.content for p in passages(40, seed=9)])[0]
     snapshot = judge.store.snapshot()
     for one, together in zip(queries, snapshot.dense_many(queries, 10), strict=True):
-        assert together == snapshot.dense(one, 10)
+        assert together.scored() == snapshot.dense(one, 10).scored()
 
 
 def test_segments_of_an_older_version_are_read_and_brought_up_to_date_by_a_writer(judge, tmp_path):
@@ -212,7 +212,7 @@ def test_titles_count_as_often_as_the_index_was_made_to(tmp_path):
 def test_without_vectors(tmp_path):
     store = make(tmp_path, dims=0)
     store.append([Row(p, p.lang) for p in passages(3)], [["a"], ["b"], ["a", "b"]])
-    assert [name for name, _ in store.snapshot().bm25(["a"], 5)] == ["p0", "p2"]
+    assert [name for name, _ in store.snapshot().bm25(["a"], 5).scored()] == ["p0", "p2"]
     with pytest.raises(BadInput, match="no vectors"):
         store.snapshot().dense(np.ones(4, np.float32), 5)
     store.close()

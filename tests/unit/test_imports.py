@@ -14,7 +14,7 @@ import shortlist
 PACKAGE = Path(shortlist.__file__).parent
 ROWS = [
     ("errors", "types", "_native"),
-    ("text", "analyze", "filters", "quantize", "fuse", "calibrate", "significance", "measures", "comparison"),
+    ("text", "analyze", "filters", "quantize", "ranked", "fuse", "calibrate", "significance", "measures", "comparison"),
     ("models", "tokens", "engines", "stores", "data"),
     ("encoder", "reranker"),
     ("index",),

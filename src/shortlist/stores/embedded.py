@@ -38,6 +38,7 @@ import numpy.typing as npt
 from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
+from shortlist.ranked import Ranked
 from shortlist.stores.columns import ColumnSegment, Field, fitting, gather, merge_columns, slots_with, summaries, write_columns
 from shortlist.stores.durable import REBUILD, WriterLock, explained, make_folders, replace_file, sync_folder
 from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write_segment
@@ -54,8 +55,6 @@ _FILTERS = 8  # whose slots a snapshot keeps
 _FEW = 10  # a filter that leaves one slot in so many, or fewer, has its vectors gathered instead of scanning all
 
 _log = logging.getLogger("shortlist")
-
-Scored = tuple[str, float]
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,8 @@ class Snapshot:
         """Languages in which the passages were analysed, "" for those of an unknown one."""
         return self.published.languages
 
-    def bm25(self, query: Sequence[str | Forms], k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
-        """(id, score) of the k best passages that hold a term, best first, ties by id. `postings.Bm25` has the formula.
+    def bm25(self, query: Sequence[str | Forms], k: int, where: Mapping[str, Any] | None = None) -> Ranked:
+        """The k best passages that hold a term, best first, ties by id. `postings.Bm25` has the formula.
 
         query   a list of terms, or of the forms that one word has in several languages (`Analyzer.query_forms`)
         where   a filter as `filters.checked` gives it. It says what may be returned and changes no score: N, df and average
@@ -190,17 +189,17 @@ class Snapshot:
         """
         hidden = None if where is None else self._hidden(where)[0]
         slots, scores = self._terms.best(query, k, hidden)
-        return _ordered(self.truth.ids(slots.tolist()), scores, k)
+        return Ranked(slots, scores, self.truth.ids, k)
 
-    def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Scored]:
-        """(id, score) of the k passages of largest inner product with float32[dims], best first, ties by id.
+    def dense(self, vector: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> Ranked:
+        """The k passages of largest inner product with float32[dims], best first, ties by id.
 
         A scan of every row, or of those that the filter leaves, finds candidates(k), which are scored again with the stored
         vectors; the modes are at `stores.vectors`. Raises BadInput if the index holds no vectors.
         """
         return self.dense_many(vector[None, :], k, where)[0]
 
-    def dense_many(self, vectors: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[list[Scored]]:
+    def dense_many(self, vectors: FloatArray, k: int, where: Mapping[str, Any] | None = None) -> list[Ranked]:
         """`dense` of float32[n, dims], one list a query; all share one pass through the rows."""
         rows = self.files.vectors
         if rows is None:
@@ -212,8 +211,9 @@ class Snapshot:
             found = rows.scan_many(vectors, hidden, candidates(k))
         lists = []
         for vector, (slots, _) in zip(vectors, found, strict=True):
+            slots = np.sort(slots)  # neighbours on disk together
             stored = self.truth.vectors(slots.tolist(), rows.layout.size(rows.layout.form))
-            lists.append(_ordered(self.truth.ids(slots.tolist()), rows.layout.scores(stored, vector), k))
+            lists.append(Ranked(slots, rows.layout.scores(stored, vector), self.truth.ids, k))
         return lists
 
     def get(self, ids: Sequence[str]) -> dict[str, Passage]:
@@ -222,12 +222,9 @@ class Snapshot:
         missing = [name for name in ids if name not in found]
         return found | self._read(self.slots_of(missing), missing) if missing and self.truth.sealed else found
 
-    def get_all(self, ids: Sequence[str]) -> dict[str, Passage]:
-        """The passages of ids that are in the index. Raises IndexFormatError if one cannot be found."""
-        found = self.get(ids)
-        if missing := set(ids) - found.keys():
-            raise IndexFormatError(f"passages.sqlite does not find {min(missing)!r} any more: it is damaged. {RESTORE}")
-        return found
+    def at(self, slots: Sequence[int]) -> list[Passage]:
+        """The passages of these slots, in the same order. Raises IndexFormatError if one is missing or damaged."""
+        return [row.passage for row in self.truth.rows(slots)]
 
     def _read(self, slots: Sequence[int], ids: Sequence[str]) -> dict[str, Passage]:
         """The live passages in these slots that have one of the ids."""
@@ -248,7 +245,7 @@ class Snapshot:
         """All passages, or those that fit a filter, in the order in which they came; `page` are read at a time."""
         slots = self.slots(where)
         for start in range(0, len(slots), page):
-            yield from (row.passage for row in self.truth.rows(slots[start : start + page].tolist()))
+            yield from self.at(slots[start : start + page].tolist())
 
     def slots(self, where: Mapping[str, Any] | None = None) -> npt.NDArray[np.int64]:
         """The slots of the live passages, or of those of them that fit a filter, ascending."""
@@ -305,10 +302,6 @@ def _check_ids(condition: Mapping[str, Any]) -> None:
         if not isinstance(value, str):
             raise BadInput(f"the filter compares the field 'id' with {value!r}, but ids are strings. Put it in quotes.")
         clean(value, "an id in the filter")
-
-
-def _ordered(ids: list[str], scores: FloatArray, k: int) -> list[Scored]:
-    return sorted(zip(ids, scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))[:k]
 
 
 class EmbeddedStore:
