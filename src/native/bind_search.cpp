@@ -119,6 +119,17 @@ static Out<float> score_rows_int8(In<uint8_t> rows, size_t dims, size_t stride, 
     return give(std::move(scores));
 }
 
+static Out<float> half_products(In2<uint16_t> rows, In<float> query, const std::string& level) {
+    require(query.size() == rows.shape(1), "query must hold as many numbers as a row");
+    const Kernels& kernels = choose(level);
+    std::vector<float> products(rows.shape(0));
+    {
+        nb::gil_scoped_release free;
+        kernels.half_dots(rows.data(), rows.shape(0), rows.shape(1), query.data(), products.data());
+    }
+    return give(std::move(products));
+}
+
 // Lists: (slots, tf, weight, bounds as bytes or None, skew). Each segment: (first slot, lengths, its lists).
 static SegmentLists segment_lists(const nb::tuple& segment) {
     const auto lengths = nb::cast<In<uint32_t>>(segment[1], false);
@@ -232,6 +243,7 @@ void bind_search(nb::module_& m) {
           nb::arg("threads") = 1, nb::arg("level") = "");
     m.def("score_int8", &score_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
           nb::arg("query").noconvert(), nb::arg("slots").noconvert(), nb::arg("level") = "");
+    m.def("half_dots", &half_products, nb::arg("rows").noconvert(), nb::arg("query").noconvert(), nb::arg("level") = "");
     m.def("best_bm25", &best_lists, nb::arg("segments"), nb::arg("base"), nb::arg("slope"),
           nb::arg("hidden").noconvert().none(), nb::arg("k"));
     bind_bounds<uint8_t>(m);

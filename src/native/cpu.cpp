@@ -13,7 +13,12 @@ namespace shortlist {
 
 #if defined(__x86_64__)
 // __builtin_cpu_supports asks the processor (cpuid) and whether the operating system saves the registers (xgetbv).
-static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+// Not every compiler's knows F16C, which no processor with AVX2 lacks, but a virtual machine may.
+static bool has_avx2() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c;
+}
 
 #if defined(SHORTLIST_AVXVNNI)
 // Not every compiler's __builtin_cpu_supports knows this name. The registers are those of AVX2.

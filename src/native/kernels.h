@@ -144,9 +144,15 @@ struct Kernels {
 
     // out[i] = sum of the query's numbers at the bits that are set in row[first + i], exact (dims <= 65,536)
     void (*bit_dots)(const Rows& rows, size_t first, size_t count, const BitQuery& query, int32_t* out);
+
+    // out[i] = sum over j of rows[i][j] * query[j].   rows: float16[count][dims], their bits; query: float[dims], all finite
+    // Products are rounded and then added in an order that is the same everywhere, that of numpy's pairwise sum: the score of
+    // a passage has the same bits on every processor.
+    void (*half_dots)(const uint16_t* rows, size_t count, size_t dims, const float* query, float* out);
 };
 
 const Kernels& portable_kernels();
+void half_dots_portable(const uint16_t* rows, size_t count, size_t dims, const float* query, float* out);
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avxvnni_kernels();   // where the assembler knows them

@@ -489,7 +489,8 @@ const Kernels& avx512vnni_kernels() {
     static const Kernels kernels{
         "avx512vnni", 128,       quantize,  gelu_quantize, linear_int8,        linear_float,
         layer_norm, attention, attention_int16_avx512, normalize, largest_dots,  dots,
-        __builtin_cpu_supports("avx512vpopcntdq") ? bit_dots_avx512 : avx2_kernels().bit_dots};
+        __builtin_cpu_supports("avx512vpopcntdq") ? bit_dots_avx512 : avx2_kernels().bit_dots,
+        avx2_kernels().half_dots};
     return kernels;
 }
 

@@ -16,6 +16,7 @@ struct Neon {
     using Bytes = int8x16_t;
     using Row = int8x16_t;   // sixteen bytes: lane by lane, they meet four vectors of weights
 
+    static constexpr auto half_dots = half_dots_portable;
     static ALWAYS_INLINE Floats load(const float* x) { return vld1q_f32(x); }
     static ALWAYS_INLINE void store(float* to, Floats x) { vst1q_f32(to, x); }
     static ALWAYS_INLINE Floats all(float x) { return vdupq_n_f32(x); }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "half_dots.h"
 #include "kernels.h"
 
 namespace shortlist {
@@ -290,12 +291,57 @@ void bit_dots(const Rows& rows, size_t first, size_t count, const BitQuery& quer
     }
 }
 
+// Eight floats, which the compiler turns into vectors.
+struct Plain {
+    struct Eight {
+        float of[8];
+        Eight operator+(const Eight& other) const {
+            Eight sum;
+            for (int k = 0; k < 8; k++) sum.of[k] = of[k] + other.of[k];
+            return sum;
+        }
+        Eight operator*(const Eight& other) const {
+            Eight product;
+            for (int k = 0; k < 8; k++) product.of[k] = of[k] * other.of[k];
+            return product;
+        }
+    };
+
+    // The bits of exponent and fraction stand for a float 2^112 times smaller, exactly, numbers below the normal ones too.
+    static float one(uint16_t half) {
+        const uint32_t size = static_cast<uint32_t>(half & 0x7fff) << 13, sign = static_cast<uint32_t>(half & 0x8000) << 16;
+        float value;
+        std::memcpy(&value, &size, sizeof value);
+        value *= 0x1p112f;
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        bits |= sign;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+    static Eight widen(const uint16_t* from) {
+        Eight eight;
+        for (int k = 0; k < 8; k++) eight.of[k] = one(from[k]);
+        return eight;
+    }
+    static Eight load(const float* from) {
+        Eight eight;
+        std::memcpy(eight.of, from, sizeof eight.of);
+        return eight;
+    }
+    static void store(float* to, const Eight& eight) { std::memcpy(to, eight.of, sizeof eight.of); }
+};
+
 }   // namespace
+
+void half_dots_portable(const uint16_t* rows, size_t count, size_t dims, const float* query, float* out) {
+    half_dots_of<Plain>(rows, count, dims, query, out);
+}
 
 const Kernels& portable_kernels() {
     static const Kernels kernels{"portable", 128,       quantize,  gelu_quantize, linear_int8, linear_float,
                                  layer_norm, attention, attention_int16, normalize, largest_dots,  dots,
-                                 bit_dots};
+                                 bit_dots,   half_dots_portable};
     return kernels;
 }
 

@@ -10,6 +10,7 @@
 //   kRowTile             rows that a linear layer works on together with 16 outputs: as many as the registers hold
 //   kAdded               what is added to packed weights: 128 where the byte dot product takes unsigned weights, else 0
 //   Floats, Ints, Bytes  vectors of kWidth float32 (with operators + - *), kWidth int32, 4 * kWidth int8
+//   half_dots            Kernels::half_dots
 //   Row, kSteps          kSteps times four bytes of a row: in lanes, or four bytes in every lane (kSteps = 1)
 // and the functions that are called below.
 #pragma once
@@ -698,7 +699,8 @@ struct VectorKernels {
     }
 
     static constexpr Kernels kTable{V::kName,   V::kAdded,       quantize,  gelu_quantize, linear_int8, linear_float, layer_norm,
-                                    attention,  attention_int16, normalize, largest_dots,  dots,        bit_dots};
+                                    attention,  attention_int16, normalize, largest_dots,  dots,        bit_dots,
+                                    V::half_dots};
 };
 
 }   // namespace

@@ -2,10 +2,22 @@
 #pragma once
 #include <immintrin.h>
 
+#include "half_dots.h"
 #include "kernels_vector.h"
 
 namespace shortlist {
 namespace {
+
+// Eight halves at a time.
+struct F16c {
+    using Eight = __m256;
+    static ALWAYS_INLINE Eight load(const float* from) { return _mm256_loadu_ps(from); }
+    static ALWAYS_INLINE void store(float* to, Eight eight) { _mm256_storeu_ps(to, eight); }
+    static ALWAYS_INLINE Eight widen(const uint16_t* from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    static ALWAYS_INLINE float one(uint16_t half) { return _cvtsh_ss(half); }
+};
 
 struct Avx2 {
     static constexpr const char* kName = "avx2";
@@ -16,6 +28,7 @@ struct Avx2 {
     using Bytes = __m256i;
     using Row = __m256i;   // the same four bytes in every lane
 
+    static constexpr auto half_dots = half_dots_of<F16c>;
     static ALWAYS_INLINE Floats load(const float* x) { return _mm256_loadu_ps(x); }
     static ALWAYS_INLINE void store(float* to, Floats x) { _mm256_storeu_ps(to, x); }
     static ALWAYS_INLINE Floats all(float x) { return _mm256_set1_ps(x); }

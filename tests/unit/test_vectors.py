@@ -94,6 +94,31 @@ def test_scores_of_chosen_rows(level):
         _native.score_int8(rows.reshape(-1), 30, stride(30), query, np.array([50], np.uint32), level)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dims", [1, 7, 8, 9, 100, 128, 129, 200, 384, 511, 768, 1024])
+def test_products_of_halves_have_the_bits_of_numpys(dims, level):
+    rng = np.random.default_rng(dims)
+    halves = (rng.standard_normal((70, dims)) * 10.0 ** rng.integers(-8, 4, (70, dims))).astype(np.float16)
+    halves[0], halves[1] = 65504, -65504
+    query = rng.standard_normal(dims).astype(np.float32)
+    found = _native.half_dots(halves.view(np.uint16), query, level)
+    assert found.tolist() == (halves.astype(np.float32) * query).sum(axis=1).tolist()
+    assert found == pytest.approx((halves.astype(np.float64) @ query.astype(np.float64)), rel=1e-4, abs=0.1)
+    with pytest.raises(ValueError, match="as many numbers"):
+        _native.half_dots(halves.view(np.uint16), np.ones(dims + 1, np.float32), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_half_is_widened_exactly(level):
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    finite = bits[np.isfinite(bits.view(np.float16))]
+    found = _native.half_dots(np.ascontiguousarray(finite[:, None]), np.ones(1, np.float32), level)
+    assert found.tolist() == finite.view(np.float16).astype(np.float64).tolist()
+    rows = np.repeat(finite[:, None], 8, axis=1)
+    found = _native.half_dots(rows, np.array([0, 0, 0, 1, 0, 0, 0, 0], np.float32), level)
+    assert found.tolist() == finite.view(np.float16).astype(np.float64).tolist()
+
+
 def test_bit_scan_refuses_arrays_that_do_not_fit():
     data, query, steps, dead = np.zeros(24, np.uint8), np.zeros((1, 4), np.int8), np.ones(1, np.float32), np.zeros(2, np.uint8)
     assert _native.scan_bits(data, 4, 12, query, steps, dead, 1)

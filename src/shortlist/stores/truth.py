@@ -314,7 +314,7 @@ class Truth:
             for slot, (blob, seal) in zip(slots, found, strict=True):
                 if len(blob) != size or (self.sealed and zlib.crc32(blob, slot) != seal):
                     raise ValueError(f"the vector in slot {slot} is not of {size} bytes or does not fit its seal")
-            return np.frombuffer(b"".join(blob for blob, _ in found), dtype=np.uint8).reshape(len(found), size)
+            return np.frombuffer(b"".join([blob for blob, _ in found]), dtype=np.uint8).reshape(len(found), size)
 
     def deleted_by(self, slots: Sequence[int]) -> list[int]:
         """The commits that deleted the passages of these slots, by their rows, which no seal covers; 0 for live ones."""

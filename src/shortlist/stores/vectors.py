@@ -31,6 +31,7 @@ from shortlist.stores.durable import CheckedMap, block_sums
 from shortlist.types import ByteArray, FloatArray
 
 BLOCK = 1 << 20
+_SCORED_BYTES = 1 << 16  # of float32 at a time: larger arrays are new memory at every search, and cost more than their sums
 _PARALLEL_BYTES = 64 << 20  # below this (4 ms of one thread) waiting for a second one costs more than it saves
 
 Found = tuple[npt.NDArray[np.uint32], FloatArray]
@@ -148,6 +149,13 @@ class Layout:
 
     def scores(self, stored: ByteArray, query: FloatArray) -> FloatArray:
         """float32[n], inner products of the stored vectors with float32[dims]; estimates where only bits are stored."""
+        if self.form == "f16":
+            return _native.half_dots(np.ascontiguousarray(stored).view("<u2"), np.ascontiguousarray(query))
+        few = max(1, _SCORED_BYTES // (4 * self.dims))
+        parts = [self._scores(stored[start : start + few], query) for start in range(0, len(stored), few)]
+        return np.concatenate([np.zeros(0, np.float32), *parts])
+
+    def _scores(self, stored: ByteArray, query: FloatArray) -> FloatArray:
         if self.form == "b1":
             signs = (signs_of(stored[:, 8:], self.dims) * (query - self.centre)).sum(axis=1)
             estimates: FloatArray = _floats(stored, 4) + _floats(stored, 0) * signs + float(query @ self.centre)
