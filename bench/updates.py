@@ -1,15 +1,19 @@
-"""What changing and filtering a large index costs: add, upsert and delete one passage, the first search after it, filters.
+"""What changing and filtering a large index costs: open it, add, upsert and delete one passage, the first search after it, filters.
 
     python bench/updates.py [--passages 1000000] [--dims 384] [--folder FOLDER]
 
 Texts are drawn from a Zipf vocabulary and vectors at random, by an encoder that does nothing else: the figures are times, not
 quality. Metadata: a url and a number for every passage, a field that fits 1 % and one that fits 50 %. Prints Markdown: medians
-in milliseconds. --few prints at which share of passages gathering rows becomes slower than scanning all.
+in milliseconds, of the clock (with what the disk takes to make a commit durable) and of the processor, and writes it to
+bench/results/updates.md. --few prints at which share of passages gathering rows becomes slower than scanning all.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
+import platform
 import shutil
 import statistics
 import tempfile
@@ -17,17 +21,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import perf_counter, process_time
+from typing import Any, NamedTuple
 
 import numpy as np
 
+import shortlist
 from shortlist.filters import checked
 from shortlist.index import Index
 from shortlist.stores.embedded import Snapshot
 from shortlist.types import Passage
 
 ROUNDS = 9
+RESULTS = Path(__file__).parent / "results" / "updates.md"
 
 
 class RandomEncoder:
@@ -52,22 +58,46 @@ def passages(count: int, prefix: str = "p") -> Iterator[Passage]:
         yield Passage(f"{prefix}{number}", " ".join(f"w{word}" for word in words), lang="en", meta=meta)
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    start = perf_counter()
+class Times(NamedTuple):
+    """Milliseconds of the clock and of the processor."""
+
+    wall: float
+    cpu: float
+
+
+def milliseconds(work: Callable[[], object]) -> Times:
+    wall, cpu = perf_counter(), process_time()
     work()
-    return (perf_counter() - start) * 1000
+    return Times((perf_counter() - wall) * 1000, (process_time() - cpu) * 1000)
 
 
-def median(work: Callable[[], object]) -> float:
-    return statistics.median(milliseconds(work) for _ in range(ROUNDS))
+def middle(times: Sequence[Times]) -> Times:
+    """The medians."""
+    return Times(*map(statistics.median, zip(*times, strict=True)))
 
 
-def each(work: Callable[[list[Passage]], object], some: Sequence[Passage]) -> float:
+def median(work: Callable[[], object]) -> Times:
+    return middle([milliseconds(work) for _ in range(ROUNDS)])
+
+
+def each(work: Callable[[list[Passage]], object], some: Sequence[Passage]) -> Times:
     """The median over passages, one at a time."""
-    return statistics.median(milliseconds(partial(work, [one])) for one in some)
+    return middle([milliseconds(partial(work, [one])) for one in some])
 
 
-def changes(index: Index) -> dict[str, float]:
+def openings(folder: Path, encoder: Any) -> dict[str, Times]:
+    """Milliseconds until an index is open, and of a reader's first searches."""
+    times = []
+    for write in (False, True):
+        times.append(middle([milliseconds(lambda: Index.open(folder, encoder=encoder, write=write).close()) for _ in range(3)]))
+    found = dict(zip(("open for reading", "open for writing"), times, strict=True))
+    for first in ("bm25", "dense"):
+        with Index.open(folder, encoder=encoder) as index:
+            found[f"first {first} search after opening"] = milliseconds(partial(index.search, "w900 w90000", first=first))
+    return found
+
+
+def changes(index: Index) -> dict[str, Times]:
     """Milliseconds of each change of one passage, and of the first search of each kind after one."""
     fresh = list(passages(10 * ROUNDS, "new"))
     found = {"add one": each(index.add, fresh[:ROUNDS])}
@@ -81,12 +111,12 @@ def changes(index: Index) -> dict[str, float]:
         for number in range(ROUNDS):
             index.add([fresh[ROUNDS * place + number]])
             times.append(milliseconds(search))
-        found[f"first {first} search after an add"] = statistics.median(times)
+        found[f"first {first} search after an add"] = middle(times)
         found[f"{first} search"] = median(search)
     return found
 
 
-def filters(index: Index) -> dict[str, float]:
+def filters(index: Index) -> dict[str, Times]:
     """Milliseconds of a filter's slots, on a snapshot that has not seen it, and of searches with it."""
     count = len(index)
     shares = {
@@ -99,13 +129,13 @@ def filters(index: Index) -> dict[str, float]:
     found = {}
     for name, where in shares.items():
         index.search("w900", first="bm25", where=where)  # verifies what it reads
-        found[f"slots, {name}"] = statistics.median(_slots_ms(index, where) for _ in range(ROUNDS))
+        found[f"slots, {name}"] = middle([_slots_ms(index, where) for _ in range(ROUNDS)])
         for first in ("bm25", "dense"):
             found[f"{first}, {name}"] = median(partial(index.search, "w900 w90000", first=first, where=where))
     return found
 
 
-def _slots_ms(index: Index, where: Any) -> float:
+def _slots_ms(index: Index, where: Any) -> Times:
     snapshot = index._store.snapshot()
     fresh = Snapshot(snapshot.truth, snapshot.published, snapshot.files, snapshot.dead)
     return milliseconds(partial(fresh.slots, checked(where)))
@@ -116,13 +146,24 @@ def border(index: Index) -> None:
     snapshot = index._store.snapshot()
     vectors, count = snapshot.files.vectors, len(snapshot.dead)
     rng = np.random.default_rng(2)
-    query = rng.standard_normal(vectors.dims).astype(np.float32)
+    query = rng.standard_normal(vectors.layout.dims).astype(np.float32)
     for share in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
         shown = rng.random(count) < share
         hidden, slots = (~shown).view(np.uint8), np.flatnonzero(shown)
-        scan = min(milliseconds(partial(vectors.scan, query, hidden, 225)) for _ in range(5))
-        some = min(milliseconds(partial(vectors.scan_some, query, slots, 225)) for _ in range(5))
+        scan = min(milliseconds(partial(vectors.scan, query, hidden, 225)).wall for _ in range(5))
+        some = min(milliseconds(partial(vectors.scan_some, query[None, :], slots, 225)).wall for _ in range(5))
         print(f"| {share:.0%} | {scan:.2f} | {some:.2f} |")
+
+
+def heading(index: Index) -> str:
+    sizes = ", ".join(f"{part} {size / 1e6:,.0f} MB" for part, size in index.sizes().items())
+    return (
+        "# Changes and filters in a large index\n\n"
+        f"{datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
+        f"{os.cpu_count()} cores. {len(index):,} passages of 40 words, vectors of {index.manifest['encoder']['dims']} numbers in "
+        f"int8, {len(index._store._published.segments)} segments; on disk: {sizes}. Medians of {ROUNDS}, compaction once. Made by "
+        "`python bench/updates.py`."
+    )
 
 
 def main() -> None:
@@ -137,21 +178,25 @@ def main() -> None:
     try:
         if not folder.exists():
             with Index.create(folder, encoder=encoder) as index:
-                print(f"built in {milliseconds(lambda: index.add(passages(args.passages))) / 1000:.0f} s")
-        with Index.open(folder, encoder=encoder, write=True) as index:
-            print(f"{len(index):,} passages, bytes {index.sizes()}, {len(index._store._published.segments)} segments\n")
-            index.search("w900", first="bm25")
-            if args.few:
+                print(f"built in {milliseconds(lambda: index.add(passages(args.passages))).wall / 1000:.0f} s")
+        if args.few:
+            with Index.open(folder, encoder=encoder) as index:
                 border(index)
-                return
-            index.search("w900", first="dense")
-            print("| what | ms |\n|---|---:|")
-            for name, ms in {**filters(index), **changes(index)}.items():
-                print(f"| {name} | {ms:.2f} |")
+            return
+        found = openings(folder, encoder)
+        with Index.open(folder, encoder=encoder, write=True) as index:
+            head = heading(index)
+            for first in ("bm25", "dense"):
+                index.search("w900", first=first)
+            found |= {**changes(index), **filters(index)}
             index.delete(where={"url": {"gte": "https://example.org/new/", "lt": "https://example.org/new0"}})
             if args.folder is None:
                 count = index.delete(where={"c": {"lt": 10}})
-                print(f"| compaction with {count:,} of {args.passages:,} deleted | {milliseconds(index.compact):.0f} |")
+                found[f"compaction with {count:,} of {args.passages:,} deleted"] = milliseconds(index.compact)
+        rows = [f"| {name} | {times.wall:.2f} | {times.cpu:.2f} |" for name, times in found.items()]
+        page = "\n".join([head, "", "| what | clock, ms | processor, ms |", "| --- | ---: | ---: |", *rows]) + "\n"
+        print(page)
+        RESULTS.write_text(page, encoding="utf-8")
     finally:
         if args.folder is None:
             shutil.rmtree(folder.parent)

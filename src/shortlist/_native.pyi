@@ -71,9 +71,7 @@ def score_int8(
     slots: npt.NDArray[np.uint32],
     level: str = "",
 ) -> npt.NDArray[np.float32]: ...
-def half_dots(
-    rows: npt.NDArray[np.uint16], query: npt.NDArray[np.float32], level: str = ""
-) -> npt.NDArray[np.float32]: ...
+def half_dots(rows: npt.NDArray[np.uint16], query: npt.NDArray[np.float32], level: str = "") -> npt.NDArray[np.float32]: ...
 def best_bm25(
     segments: list[tuple[int, npt.NDArray[np.uint32], list[tuple[Any, ...]]]],
     base: float,

@@ -108,18 +108,14 @@ class MtebSearch:
         """
         if self._index is None:
             raise BadInput("search() before index(): there is no corpus yet. Index one first.")
-        pipeline = Pipeline(self._index, self.reranker)
+        texts = {str(row["id"]): _text(row) for row in queries}
+        if top_ranked is None:
+            run = Pipeline(self._index, self.reranker).run(texts, k=top_k, candidates=self._reads(), first=self._first)
+            return {query_id: dict(descending(run.ranked(query_id))) for query_id in run}
         found: dict[str, dict[str, float]] = {}
-        for row in queries:
-            query_id, text = str(row["id"]), row["text"]
-            if not isinstance(text, str):
-                raise BadInput(f"query {query_id!r} is a {type(text).__name__}; expected one text. Choose another task.")
-            if top_ranked is None:
-                run = pipeline.run({query_id: text}, k=top_k, candidates=self._reads(), first=self._first)
-                ranked = run.ranked(query_id)
-            else:
-                ranked = [(hit.id, hit.score) for hit in self._ordered(self._index, text, top_ranked.get(query_id, ()))[:top_k]]
-            found[query_id] = dict(descending(ranked))
+        for query_id, text in texts.items():
+            hits = self._ordered(self._index, text, top_ranked.get(query_id, ()))
+            found[query_id] = dict(descending([(hit.id, hit.score) for hit in hits[:top_k]]))
         return found
 
     def _reads(self) -> int | None:
@@ -153,6 +149,13 @@ class MtebSearch:
         name = "+".join([self._first or ("hybrid" if self.encoder else "bm25"), *(Path(m.name).name for m in stages)])
         revision = "-".join(model.fingerprint[:16] for model in stages) or "none"
         return _meta(name if self.reranker is None else f"{name}@{self._candidates}", revision)
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    text = row["text"]
+    if not isinstance(text, str):
+        raise BadInput(f"query {str(row['id'])!r} is a {type(text).__name__}; expected one text. Choose another task.")
+    return text
 
 
 def _meta(name: str, revision: str, **facts: Any) -> Any:

@@ -14,6 +14,7 @@ import tiny_models
 from shortlist.cli import HOME, build_parser, main
 from shortlist.data import read_manifest, write_run
 from shortlist.encoder import Encoder
+from shortlist.index import Index
 from shortlist.provenance import corpus_hash
 from shortlist.reranker import Reranker
 from shortlist.types import Passage, Run
@@ -425,6 +426,22 @@ def test_filters_of_search_compare_and_run(idx, tmp_path, tiny_reranker_folder, 
     assert {line.split()[2] for line in out.read_text(encoding="utf-8").splitlines()} == {"p4", "p5"}
 
 
+def test_the_weight_of_titles_is_that_of_the_first_build(tmp_path):
+    lines = [{"id": "a", "title": "red", "text": "house"}, {"id": "b", "title": "", "text": "red house"}]
+    source, path = tmp_path / "a.jsonl", tmp_path / "a.idx"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    build = ["index", str(source), "-o", str(path), "--model", "none", "--lang", "en"]
+    assert main([*build, "--title-weight", "3"]) == 0
+    assert main([*build, "--update"]) == 0
+    assert main([*build, "--update", "--title-weight", "3"]) == 0
+    with Index.open(path) as index, Index.create(tmp_path / "b.idx", title_weight=3) as same:
+        same.add(index.passages())
+        assert index.manifest["title_weight"] == 3
+        found, expected = ([(hit.id, hit.score) for hit in one.search("red")] for one in (index, same))
+        assert found == expected
+        assert found[0][0] == "a"
+
+
 REFUSED = {
     "k above candidates": (["search", "IDX", "x", "-k", "9", "--candidates", "3", "--rerank", "RERANKER"], "candidates=3"),
     "a cascade and candidates": (
@@ -445,6 +462,14 @@ REFUSED = {
     "nothing to delete": (["index", "delete", "IDX"], "one of the two"),
     "to delete what is not there": (["index", "delete", "IDX", "p1", "p9"], "p9"),
     "another mode for an index that exists": (["index", "CORPUS", "-o", "IDX", "--vectors", "binary"], "keeps vectors as int8"),
+    "another weight of titles for an index that exists": (
+        ["index", "CORPUS", "-o", "IDX", "--title-weight", "5"],
+        "made with --title-weight 2, not 5",
+    ),
+    "a weight of titles out of range": (
+        ["index", "CORPUS", "-o", "new.idx", "--model", "none", "--title-weight", "0"],
+        "title_weight=0",
+    ),
     "a length that the card does not allow": (
         ["index", "CORPUS", "-o", "new.idx", "--model", "ENCODER", "--dims", "8"],
         "matryoshka",

@@ -40,6 +40,12 @@ def add_verbs(verbs: Any) -> None:
         "--vectors", choices=tuple(MODES), help="how a new index keeps vectors, from large to small (default: int8)"
     )
     parser.add_argument("--dims", type=int, help="cut the vectors of a new index to this length, if the model's card allows it")
+    parser.add_argument(
+        "--title-weight",
+        type=int,
+        metavar="N",
+        help="how often BM25 counts the title of a passage, for a new index: 1 to 100 (default: 2)",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all that this process may use)")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out lines and documents that cannot be read, and count them"
@@ -98,16 +104,22 @@ def _opened(args: argparse.Namespace) -> Index:
     encoder = Encoder.load(model, threads=args.threads) if model not in ("", "none") else None
     if args.output.exists():
         return _existing(args, encoder)
-    return Index.create(args.output, encoder=encoder, vectors=args.vectors or "int8", dims=args.dims)
+    wanted = {"vectors": args.vectors, "dims": args.dims, "title_weight": args.title_weight}
+    return Index.create(args.output, encoder=encoder, **{name: value for name, value in wanted.items() if value is not None})
 
 
 def _existing(args: argparse.Namespace, encoder: Encoder | None) -> Index:
-    """The index that is there, whose vectors stay as they are."""
+    """The index that is there, whose vectors and weight of titles stay as they are."""
     index = Index.open(args.output, encoder=encoder, write=True)
-    has = index.manifest["vectors"]
-    if args.dims is None and args.vectors in (None, has):
+    has, weight = index.manifest["vectors"], index.manifest.get("title_weight", 1)
+    if args.dims is None and args.vectors in (None, has) and args.title_weight in (None, weight):
         return index
     index.close()
+    if args.title_weight not in (None, weight):
+        raise BadInput(
+            f"{args.output} exists and was made with --title-weight {weight}, not {args.title_weight}: the terms of its "
+            "passages cannot change. Leave --title-weight away, or give another path."
+        )
     raise BadInput(
         f"{args.output} exists and keeps vectors as {has}: --vectors and --dims are for new indexes. Leave them away, or give "
         "another path."

@@ -64,7 +64,7 @@ def run_queries(args: argparse.Namespace) -> int:
     search.run(dict(list(queries.items())[:1]), **arguments)  # opens what is opened once, so that no query pays for it
     with progress(f"searching {args.index.name}", "queries") as report:
         run = search.run(queries, **arguments, name=name, progress=report)
-    how = f"while the run was made, {args.k} passages a query"
+    how = f"while the run was made, {args.k} passages a query, each query's share of its batch"
     manifest["measured"] = measured(latency_of(list(run.timings.values())), search.index, how)
     write_run(run, args.output, manifest)
     complain(f"{len(run):,} queries searched; run written to {args.output}")
