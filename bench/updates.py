@@ -1,4 +1,4 @@
-"""What changing and filtering a large index costs: open it, add, upsert and delete one passage, the first search after it, filters.
+"""What opening, changing and filtering a large index costs: one passage added, replaced, deleted, the first search after it.
 
     python bench/updates.py [--passages 1000000] [--dims 384] [--folder FOLDER]
 
@@ -85,12 +85,16 @@ def each(work: Callable[[list[Passage]], object], some: Sequence[Passage]) -> Ti
     return middle([milliseconds(partial(work, [one])) for one in some])
 
 
+def _open(folder: Path, encoder: Any, write: bool) -> None:
+    Index.open(folder, encoder=encoder, write=write).close()
+
+
 def openings(folder: Path, encoder: Any) -> dict[str, Times]:
     """Milliseconds until an index is open, and of a reader's first searches."""
-    times = []
-    for write in (False, True):
-        times.append(middle([milliseconds(lambda: Index.open(folder, encoder=encoder, write=write).close()) for _ in range(3)]))
-    found = dict(zip(("open for reading", "open for writing"), times, strict=True))
+    found = {
+        f"open for {what}": middle([milliseconds(partial(_open, folder, encoder, write)) for _ in range(3)])
+        for what, write in (("reading", False), ("writing", True))
+    }
     for first in ("bm25", "dense"):
         with Index.open(folder, encoder=encoder) as index:
             found[f"first {first} search after opening"] = milliseconds(partial(index.search, "w900 w90000", first=first))
@@ -159,9 +163,10 @@ def heading(index: Index) -> str:
     sizes = ", ".join(f"{part} {size / 1e6:,.0f} MB" for part, size in index.sizes().items())
     return (
         "# Changes and filters in a large index\n\n"
-        f"{datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, numpy {np.__version__}, "
-        f"{os.cpu_count()} cores. {len(index):,} passages of 40 words, vectors of {index.manifest['encoder']['dims']} numbers in "
-        f"int8, {len(index._store._published.segments)} segments; on disk: {sizes}. Medians of {ROUNDS}, compaction once. Made by "
+        f"{datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, "
+        f"numpy {np.__version__}, {os.cpu_count()} cores. {len(index):,} passages of 40 words, vectors of "
+        f"{index.manifest['encoder']['dims']} numbers in int8, {len(index._store._published.segments)} segments; on disk: "
+        f"{sizes}. Medians of {ROUNDS}, of openings 3; first searches after opening and compaction once. Made by "
         "`python bench/updates.py`."
     )
 

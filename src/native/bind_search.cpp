@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -36,6 +37,26 @@ static Out<T> give(std::vector<T>&& values) {
     auto* kept = new std::vector<T>(std::move(values));
     nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
     return Out<T>(kept->data(), {kept->size()}, owner);
+}
+
+// The first `size` bytes of a file, mapped for reading. They may reach beyond its end, where bytes can be read once the file
+// has them; before that the system kills whoever tries. (Python's mmap refuses such a size.)
+static nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> map_file(int file, size_t size) {
+    struct Mapping {
+        void* data;
+        size_t size;
+    };
+    void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+    if (data == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        throw nb::python_error();
+    }
+    nb::capsule owner(new Mapping{data, size}, [](void* p) noexcept {
+        auto* mapping = static_cast<Mapping*>(p);
+        munmap(mapping->data, mapping->size);
+        delete mapping;
+    });
+    return {static_cast<const uint8_t*>(data), {size}, owner};
 }
 
 static nb::tuple give(const std::vector<Scored>& best) {
@@ -243,6 +264,7 @@ void bind_search(nb::module_& m) {
           nb::arg("threads") = 1, nb::arg("level") = "");
     m.def("score_int8", &score_rows_int8, nb::arg("rows").noconvert(), nb::arg("dims"), nb::arg("stride"),
           nb::arg("query").noconvert(), nb::arg("slots").noconvert(), nb::arg("level") = "");
+    m.def("map_file", &map_file, nb::arg("file"), nb::arg("size"));
     m.def("half_dots", &half_products, nb::arg("rows").noconvert(), nb::arg("query").noconvert(), nb::arg("level") = "");
     m.def("best_bm25", &best_lists, nb::arg("segments"), nb::arg("base"), nb::arg("slope"),
           nb::arg("hidden").noconvert().none(), nb::arg("k"));

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from index_tools import HashEncoder, passages
+from index_tools import HashEncoder, naive_bm25, passages
 from shortlist.errors import BadInput, IndexFormatError, IndexLocked, ModelMismatch
+from shortlist.fuse import fuse_stages
 from shortlist.index import Added, Index
 from shortlist.stores.truth import _seal_manifest
 from shortlist.stores.vectors import MODES
@@ -115,6 +116,40 @@ def test_an_index_of_an_older_version_computes_its_spread(tmp_path):
         assert ENCODER.encoded - before == 1  # the query alone: ranks need no unit
         assert index.spread == pytest.approx(stated, abs=1e-6)
         assert index.search("Berlin river").ids == answer
+
+
+@pytest.mark.parametrize("fusion", ["auto", "sum", "rrf"])
+def test_a_hybrid_search_is_both_brute_forces_fused_by_hand(tmp_path, fusion):
+    """Every number that a hit carries, in an index where many passages are equal and the lists are cut within ties."""
+    texts = passages(140)
+    ids = [f"{zlib.crc32(str(number).encode()):08x}" for number in range(len(texts) * 10)]
+    everything = [replace(texts[number % len(texts)], id=name) for number, name in enumerate(ids)]
+    with Index.create(tmp_path / "a.idx", encoder=ENCODER, title_weight=1) as index:
+        index.add(everything)
+        analyzer, layout, spread = index._store.analyzer, index._store.layout, index.spread
+        terms = {p.id: analyzer.terms(p.content, p.lang) for p in everything}
+        halves = layout.vectors(layout.stored(ENCODER.encode_counted([p.content for p in everything])[0]))
+        for query in ("the river museum in winter", "北京大学 der fluss", "nothing"):
+            words = analyzer.query_terms(query, index.languages)
+            bm25 = naive_bm25(terms, words, 0.9, 0.4)[:1000]
+            products = (halves * ENCODER.encode_counted([query])[0][0]).sum(axis=1).tolist()
+            dense = sorted(zip(ids, products, strict=True), key=lambda hit: (-hit[1], hit[0]))[:1000]
+            found = index.search(query, 25, fusion=fusion)
+            lists = {stage: [(h.id, h.score) for h in index.search(query, 1000, first=stage)] for stage in ("bm25", "dense")}
+            assert lists["dense"] == dense
+            assert [name for name, _ in lists["bm25"]] == [name for name, _ in bm25]
+            assert [score for _, score in lists["bm25"]] == pytest.approx([score for _, score in bm25], rel=1e-5)
+            fused, weights = fuse_stages(lists, fusion, {}, spread)
+            assert [(hit.id, hit.score) for hit in found] == fused[:25]
+            assert found.weights == weights
+            for place, hit in enumerate(found, 1):
+                stages = {**lists, "hybrid": fused}
+                known = {
+                    stage: [name for name, _ in some].index(hit.id) for stage, some in stages.items() if hit.id in dict(some)
+                }
+                assert hit.ranks == {stage: at + 1 for stage, at in known.items()}
+                assert hit.scores == {stage: stages[stage][at][1] for stage, at in known.items()}
+                assert (hit.ranks["hybrid"], hit.passage) == (place, everything[ids.index(hit.id)])
 
 
 def test_a_stored_fusion_is_what_searches_use(tmp_path):

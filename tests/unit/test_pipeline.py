@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 from index_tools import HashEncoder, passages
 from shortlist import Hit, Index, Passage, Pipeline, Ranking, Reranker, fuse
+from shortlist.encoder import Encoder
 from shortlist.errors import BadInput, ModelNotFound
 from shortlist.pipeline import rerank
 
@@ -262,3 +263,27 @@ def test_an_empty_index_gives_an_empty_ranking(tmp_path, reranker):
     with Index.create(tmp_path / "empty.idx") as index:
         assert len(Pipeline(index, reranker)("river")) == 0
         assert len(Pipeline(index, reranker)("river", first="none")) == 0
+
+
+@pytest.mark.parametrize("first", ["bm25", "dense", "hybrid"])
+def test_many_queries_find_what_each_finds_alone(first, reranker, tiny_encoder_folder, tmp_path):
+    texts = [passage.text for passage in passages(70, seed=3)]  # more than two batches, of every length
+    queries = {str(number): text for number, text in enumerate(texts)}
+    where = "not n<9"
+    with Index.create(tmp_path / "a.idx", encoder=Encoder.load(tiny_encoder_folder)) as index:
+        index.add([*passages(150), *(replace(one, id=f"again-{one.id}") for one in passages(40))])
+        index.delete(["p3", "again-p7"])
+        for told, alone in zip(
+            index.search_many(texts, 30, first=first, where=where),
+            (index.search(text, 30, first=first, where=where) for text in texts),
+            strict=True,
+        ):
+            assert (told.query, told.hits, told.notes, told.weights) == (alone.query, alone.hits, alone.notes, alone.weights)
+            assert told.timings.keys() == alone.timings.keys()
+            assert told.timings["total_ms"] >= 0.999 * sum(ms for name, ms in told.timings.items() if name != "total_ms")
+        search = Pipeline(index, reranker)
+        run = search.run(queries, k=8, candidates=8, first=first, where=where)
+        assert list(run) == list(queries)
+        for name, text in queries.items():
+            alone = search(text, k=8, candidates=8, first=first, where=where)
+            assert list(run[name].items()) == [(hit.id, hit.score) for hit in alone]

@@ -9,16 +9,17 @@ import contextlib
 import errno
 import fcntl
 import json
-import mmap
 import os
 import socket
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
+from shortlist import _native
 from shortlist.errors import IndexFormatError, IndexLocked, ShortlistError
 from shortlist.types import ByteArray
 
@@ -86,15 +87,22 @@ class CheckedMap:
     """A memory-mapped region of a file with one CRC-32 a block; a block is verified before its first use.
 
     `size` bytes from `start` on are mapped; `sums` holds the checksums of its blocks of `block` bytes, the last one shorter.
+    Of a file that grows, `room` more are reserved, and `before`, an earlier map of it, lends its memory and its verdicts while
+    they suffice: the pages of a new map would all have to be found again.
     Raises IndexFormatError if the file is shorter than promised.
     """
 
-    def __init__(self, path: Path, start: int, size: int, block: int, sums: list[int]) -> None:
+    def __init__(
+        self, path: Path, start: int, size: int, block: int, sums: list[int], *, room: int = 0, before: CheckedMap | None = None
+    ) -> None:
         if len(sums) != -(-size // block):
             raise IndexFormatError(f"{path}: {len(sums)} checksums for {size} bytes in blocks of {block}. {REBUILD}")
         self._path, self._block, self._sums = path, block, sums
         self._verified = np.zeros(len(sums), dtype=bool)
-        self._bytes = _mapped(path, start + size)[start : start + size]
+        self._mapping: _Mapping = _mapped(path, start + size, room, None if before is None else before._mapping)
+        self._bytes = self._mapping.data[start : start + size]
+        if before is not None:
+            self._trust(before)
 
     def __getitem__(self, span: slice) -> ByteArray:
         """uint8[stop - start], verified. Raises IndexFormatError if a checksum does not fit."""
@@ -106,7 +114,7 @@ class CheckedMap:
             self._verified[block] = True
         return self._bytes[span]
 
-    def trust(self, other: CheckedMap) -> None:
+    def _trust(self, other: CheckedMap) -> None:
         """Take over the verdicts of an earlier map of the same file for blocks whose checksums have not changed."""
         for block in np.flatnonzero(other._verified[: len(self._sums)]):
             self._verified[block] = self._sums[block] == other._sums[block]
@@ -118,15 +126,25 @@ REBUILD = (
 )
 
 
-def _mapped(path: Path, size: int) -> ByteArray:
+@dataclass(frozen=True)
+class _Mapping:
+    """The bytes of a file, or more, and which file that is."""
+
+    data: ByteArray
+    file: tuple[int, int]
+
+
+def _mapped(path: Path, size: int, room: int, before: _Mapping | None) -> _Mapping:
+    """At least `size` bytes of a file that has them."""
     try:
         with path.open("rb") as file:
-            actual = os.fstat(file.fileno()).st_size
-            if actual < size or size < 0:
-                raise IndexFormatError(f"{path}: {actual} bytes, expected at least {size}. {REBUILD}")
-            if size == 0:
-                return np.zeros(0, dtype=np.uint8)
-            return np.frombuffer(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ), dtype=np.uint8)
+            stat = os.fstat(file.fileno())
+            if stat.st_size < size or size < 0:
+                raise IndexFormatError(f"{path}: {stat.st_size} bytes, expected at least {size}. {REBUILD}")
+            identity = stat.st_dev, stat.st_ino
+            if before is not None and before.file == identity and len(before.data) >= size:
+                return before
+            return _Mapping(_native.map_file(file.fileno(), size + room) if size else np.zeros(0, dtype=np.uint8), identity)
     except FileNotFoundError as error:
         raise IndexFormatError(f"{path}: the file is missing. {REBUILD}") from error
 

@@ -767,9 +767,7 @@ class EmbeddedStore:
         return snapshot
 
     def _open_files(self, home: Path, published: Published, old: Derived | None) -> Derived:
-        vectors = self._open_vectors(home, published) if self.dims else None
-        if vectors and old and old.vectors:
-            vectors.trust(old.vectors)
+        vectors = self._open_vectors(home, published, old.vectors if old else None) if self.dims else None
         columns = None
         if _covered(published.columns) == published.point.slots:
             columns = self._open_run(home, _COLUMNS, published, _by_name(old.columns if old else None))
@@ -784,10 +782,10 @@ class EmbeddedStore:
             raise IndexFormatError(f"{folder}: the segments do not cover the passages 0 to {published.point.slots}. {REBUILD}")
         return segments
 
-    def _open_vectors(self, home: Path, published: Published) -> Vectors:
+    def _open_vectors(self, home: Path, published: Published, before: Vectors | None = None) -> Vectors:
         if published.rows != published.point.slots:
             raise IndexFormatError(f"{home}: {published.rows} vectors for {published.point.slots} passages. {REBUILD}")
-        return Vectors(home, published.rows, self.layout, _sums(published))
+        return Vectors(home, published.rows, self.layout, _sums(published), before)
 
     def _release(self) -> None:
         if self._lock is not None:

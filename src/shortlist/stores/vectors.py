@@ -32,6 +32,7 @@ from shortlist.types import ByteArray, FloatArray
 
 BLOCK = 1 << 20
 _SCORED_BYTES = 1 << 16  # of float32 at a time: larger arrays are new memory at every search, and cost more than their sums
+_ROOM_BYTES = 16 << 20  # of addresses, for rows to come
 _PARALLEL_BYTES = 64 << 20  # below this (4 ms of one thread) waiting for a second one costs more than it saves
 
 Found = tuple[npt.NDArray[np.uint32], FloatArray]
@@ -187,21 +188,23 @@ def append_rows(path: Path, size: int, sums: list[int], rows: ByteArray) -> list
 class Vectors:
     """The first `count` rows of the derived files, memory-mapped; sums: {form: checksums of its file's blocks}.
 
+    `before` is an earlier view of the same files, whose memory and whose verified blocks are taken over.
     Raises IndexFormatError if a file is missing, short or damaged.
     """
 
-    def __init__(self, folder: Path, count: int, layout: Layout, sums: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self, folder: Path, count: int, layout: Layout, sums: Mapping[str, Sequence[int]], before: Vectors | None = None
+    ) -> None:
         self.count, self.layout = count, layout
-        self._maps = {
-            form: CheckedMap(folder / f"vectors.{form}", 0, count * layout.size(form), BLOCK, list(sums[form]))
-            for form in layout.files
-            if count
+        known = {} if before is None else before._maps
+        self._maps: dict[str, CheckedMap] = {
+            form: self._mapped(folder, form, sums[form], known.get(form)) for form in layout.files if count
         }
 
-    def trust(self, other: Vectors) -> None:
-        """Take over what an earlier view of the same files has verified."""
-        for form in self._maps.keys() & other._maps.keys():
-            self._maps[form].trust(other._maps[form])
+    def _mapped(self, folder: Path, form: str, sums: Sequence[int], before: CheckedMap | None) -> CheckedMap:
+        size = self.count * self.layout.size(form)
+        room = _ROOM_BYTES + size // 4
+        return CheckedMap(folder / f"vectors.{form}", 0, size, BLOCK, list(sums), room=room, before=before)
 
     def rows(self, form: str, start: int, stop: int) -> ByteArray:
         """uint8[stop - start, size(form)], the rows of these slots, verified."""
