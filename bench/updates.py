@@ -159,13 +159,13 @@ def border(index: Index) -> None:
         print(f"| {share:.0%} | {scan:.2f} | {some:.2f} |")
 
 
-def heading(index: Index) -> str:
+def heading(index: Index, note: str) -> str:
     sizes = ", ".join(f"{part} {size / 1e6:,.0f} MB" for part, size in index.sizes().items())
     return (
         "# Changes and filters in a large index\n\n"
         f"{datetime.date.today()}, shortlist {shortlist.__version__}, Python {platform.python_version()}, "
-        f"numpy {np.__version__}, {os.cpu_count()} cores. {len(index):,} passages of 40 words, vectors of "
-        f"{index.manifest['encoder']['dims']} numbers in int8, {len(index._store._published.segments)} segments; on disk: "
+        f"numpy {np.__version__}, {os.cpu_count()} cores{note and f', {note}'}. {len(index):,} passages of 40 words, vectors "
+        f"of {index.manifest['encoder']['dims']} numbers in int8, {len(index._store._published.segments)} segments; on disk: "
         f"{sizes}. Medians of {ROUNDS}, of openings 3; first searches after opening and compaction once. Made by "
         "`python bench/updates.py`."
     )
@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, default=384)
     parser.add_argument("--folder", type=Path, help="keep the index here, and use it if it is there")
     parser.add_argument("--few", action="store_true")
+    parser.add_argument("--note", default="", help="what else there is to say about the machine, for the page")
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp()) / "updates.idx"
     encoder: Any = RandomEncoder(args.dims)
@@ -190,7 +191,7 @@ def main() -> None:
             return
         found = openings(folder, encoder)
         with Index.open(folder, encoder=encoder, write=True) as index:
-            head = heading(index)
+            head = heading(index, args.note)
             for first in ("bm25", "dense"):
                 index.search("w900", first=first)
             found |= {**changes(index), **filters(index)}
