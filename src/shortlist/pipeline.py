@@ -13,6 +13,7 @@ from shortlist.errors import BadInput
 from shortlist.filters import Where
 from shortlist.fuse import Fusion
 from shortlist.index import Index
+from shortlist.ranked import Scored
 from shortlist.reranker import FAMILY, Reranker
 from shortlist.types import Hit, Passage, Ranking, Run, checked_k
 
@@ -252,7 +253,7 @@ def _reordered(
     return (*head, *(replace(hit, score=floor - place) for place, hit in enumerate(rest, 1)))
 
 
-def both_stages(first: Mapping[str, float], logits: Mapping[str, float], weight: float) -> list[fuse.Scored]:
+def both_stages(first: Mapping[str, float], logits: Mapping[str, float], weight: float) -> list[Scored]:
     """The passages that have logits by weight * z(logit) + (1 - weight) * z(first stage's score), best first, ties by id."""
     return fuse.weighted_sum([[(i, first[i]) for i in logits], list(logits.items())], weights=[1 - weight, weight])
 
