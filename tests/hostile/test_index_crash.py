@@ -54,7 +54,8 @@ def run_and_kill(path, start: int, batches: int, wait: float, said: Acknowledged
             assert read[-1], "the writer has ended by itself"
         time.sleep(wait)
         writer.send_signal(signal.SIGKILL)
-        lines = [line.split() for line in [*read, *writer.stdout.read().splitlines()]]
+        rest = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]  # the last may be torn
+        lines = [line.split() for line in [*read, *rest]]
     said.added += [int(what) for verb, what in lines if verb == "added"]
     said.deleting |= {what for verb, what in lines if verb == "deleting"}
     said.deleted |= {what for verb, what in lines if verb == "deleted"}
