@@ -242,6 +242,32 @@ def test_a_flipped_bit_and_a_short_file_are_noticed(tmp_path):
         Vectors(tmp_path, 8, layout, {"i8": sums})
 
 
+def test_a_file_that_grows_keeps_its_map_and_one_that_was_replaced_does_not(tmp_path):
+    dims = 1000
+    path, layout = tmp_path / "vectors.i8", Layout("int8", dims, np.zeros(0, np.float32))
+    rows = rows_of(np.random.default_rng(4).standard_normal((3000, dims)).astype(np.float32))
+    view, sums, places = None, [], []
+    for start, stop in ((0, 1), (1, 2), (2, 1500), (1500, 3000)):  # the tail of a block, a page, more than a block
+        sums = append_rows(path, start * stride(dims), sums, rows[start:stop])
+        view = Vectors(tmp_path, stop, layout, {"i8": sums}, view)
+        found = view.rows("i8", 0, stop)
+        assert (found == rows[:stop]).all()
+        places.append(found.__array_interface__["data"][0])
+    assert len(set(places)) == 1
+    path.rename(tmp_path / "old")
+    damaged = rows.copy()
+    damaged[2000, 7] ^= 1
+    path.write_bytes(damaged.tobytes())
+    replaced = Vectors(tmp_path, len(rows), layout, {"i8": sums}, view)
+    assert (replaced.rows("i8", 0, 10) == rows[:10]).all()
+    with pytest.raises(IndexFormatError, match="checksum"):
+        replaced.verify()
+    assert (view.rows("i8", 0, len(rows)) == rows).all()
+    path.write_bytes(b"short")
+    with pytest.raises(IndexFormatError, match="expected at least"):
+        Vectors(tmp_path, len(rows), layout, {"i8": sums}, view)
+
+
 def test_the_instruction_set_can_be_chosen_from_outside(monkeypatch):
     arguments = (np.zeros(8, np.uint8), 4, 8, np.zeros((1, 4), np.int8), np.zeros(1, np.uint8), 1)
     monkeypatch.setenv("SHORTLIST_ISA", "portable")

@@ -101,7 +101,7 @@ class CheckedMap:
         self._verified = np.zeros(len(sums), dtype=bool)
         self._mapping: _Mapping = _mapped(path, start + size, room, None if before is None else before._mapping)
         self._bytes = self._mapping.data[start : start + size]
-        if before is not None:
+        if before is not None and before._mapping.file == self._mapping.file:
             self._trust(before)
 
     def __getitem__(self, span: slice) -> ByteArray:
