@@ -224,29 +224,44 @@ static std::vector<int64_t> find_terms(In<uint64_t> offsets, In<uint8_t> bytes, 
     return places;
 }
 
-// Each part: (offsets, bytes, starts, slots, tf, shift).
+// (offsets, bytes, starts, slots, tf, shift).
+static Segment segment_of(const nb::tuple& part) {
+    auto offsets = nb::cast<In<uint64_t>>(part[0], false);
+    auto bytes = nb::cast<In<uint8_t>>(part[1], false);
+    auto starts = nb::cast<In<uint64_t>>(part[2], false);
+    auto slots = nb::cast<In<uint32_t>>(part[3], false);
+    auto tf = nb::cast<Frequencies>(part[4]);
+    const size_t tf_bytes = tf.itemsize();
+    require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
+    require(tf.size() == slots.size(), "slots and tf must have the same length");
+    require(tf_bytes == 1 || tf_bytes == 2 || tf_bytes == 4, "tf must be uint8, uint16 or uint32");
+    return {terms_of(offsets, bytes), starts.data(), slots.data(), tf.data(), tf_bytes, slots.size(), nb::cast<uint32_t>(part[5])};
+}
+
+static nb::tuple give(Merged&& merged) {
+    return nb::make_tuple(give(std::move(merged.offsets)), give(std::move(merged.bytes)), give(std::move(merged.starts)),
+                          give(std::move(merged.slots)), give(std::move(merged.tf)));
+}
+
 static nb::tuple merge_terms(const std::vector<nb::tuple>& parts) {
     std::vector<Segment> segments;
-    for (const nb::tuple& part : parts) {
-        auto offsets = nb::cast<In<uint64_t>>(part[0], false);
-        auto bytes = nb::cast<In<uint8_t>>(part[1], false);
-        auto starts = nb::cast<In<uint64_t>>(part[2], false);
-        auto slots = nb::cast<In<uint32_t>>(part[3], false);
-        auto tf = nb::cast<Frequencies>(part[4]);
-        const size_t tf_bytes = tf.itemsize();
-        require(starts.size() == offsets.size(), "starts must hold one number more than there are terms");
-        require(tf.size() == slots.size(), "slots and tf must have the same length");
-        require(tf_bytes == 1 || tf_bytes == 2 || tf_bytes == 4, "tf must be uint8, uint16 or uint32");
-        segments.push_back({terms_of(offsets, bytes), starts.data(), slots.data(), tf.data(), tf_bytes, slots.size(),
-                            nb::cast<uint32_t>(part[5])});
-    }
+    for (const nb::tuple& part : parts) segments.push_back(segment_of(part));
     Merged merged;
     {
         nb::gil_scoped_release free;
         merged = merge_segments(segments);
     }
-    return nb::make_tuple(give(std::move(merged.offsets)), give(std::move(merged.bytes)), give(std::move(merged.starts)),
-                          give(std::move(merged.slots)), give(std::move(merged.tf)));
+    return give(std::move(merged));
+}
+
+static nb::tuple keep_terms(const nb::tuple& part, In<uint8_t> kept) {
+    const Segment segment = segment_of(part);
+    Merged merged;
+    {
+        nb::gil_scoped_release free;
+        merged = keep_slots(segment, kept.data(), kept.size());
+    }
+    return give(std::move(merged));
 }
 
 template <typename Tf>
@@ -274,4 +289,5 @@ void bind_search(nb::module_& m) {
     m.def("count_common", &common, nb::arg("slots").noconvert(), nb::arg("others").noconvert());
     m.def("find_terms", &find_terms, nb::arg("offsets").noconvert(), nb::arg("bytes").noconvert(), nb::arg("wanted"));
     m.def("merge_terms", &merge_terms, nb::arg("parts"));
+    m.def("keep_terms", &keep_terms, nb::arg("part"), nb::arg("kept").noconvert());
 }

@@ -55,6 +55,11 @@ static void check_offsets(const uint64_t* offsets, size_t count, size_t limit) {
     if (offsets[count] > limit) throw std::runtime_error("a segment's offsets lead outside it");
 }
 
+static void check(const Segment& segment) {
+    check_offsets(segment.terms.offsets, segment.terms.count, segment.terms.size);
+    check_offsets(segment.starts, segment.terms.count, segment.postings);
+}
+
 static void append_postings(const Segment& segment, size_t term, Merged& merged) {
     for (uint64_t i = segment.starts[term]; i < segment.starts[term + 1]; ++i) {
         merged.slots.push_back(segment.slots[i] + segment.shift);
@@ -66,8 +71,7 @@ Merged merge_segments(const std::vector<Segment>& segments) {
     Merged merged;
     size_t postings = 0;
     for (const Segment& one : segments) {
-        check_offsets(one.terms.offsets, one.terms.count, one.terms.size);
-        check_offsets(one.starts, one.terms.count, one.postings);
+        check(one);
         postings += one.postings;
     }
     merged.slots.reserve(postings);
@@ -97,6 +101,30 @@ Merged merge_segments(const std::vector<Segment>& segments) {
         merged.offsets.push_back(merged.bytes.size());
         merged.starts.push_back(merged.slots.size());
     }
+}
+
+Merged keep_slots(const Segment& segment, const uint8_t* kept, size_t count) {
+    check(segment);
+    std::vector<uint32_t> numbers(count);
+    for (size_t slot = 0, next = 0; slot < count; ++slot) numbers[slot] = uint32_t(next), next += kept[slot] != 0;
+    Merged merged;
+    merged.offsets.push_back(0);
+    merged.starts.push_back(0);
+    for (size_t term = 0; term < segment.terms.count; ++term) {
+        for (uint64_t i = segment.starts[term]; i < segment.starts[term + 1]; ++i) {
+            const uint32_t slot = segment.slots[i];
+            if (slot >= count) throw std::runtime_error("a segment's slots lead outside it");
+            if (!kept[slot]) continue;
+            merged.slots.push_back(numbers[slot]);
+            merged.tf.push_back(frequency(segment, i));
+        }
+        if (merged.slots.size() == merged.starts.back()) continue;
+        const uint8_t* bytes = segment.terms.bytes;
+        merged.bytes.insert(merged.bytes.end(), bytes + segment.terms.offsets[term], bytes + segment.terms.offsets[term + 1]);
+        merged.offsets.push_back(merged.bytes.size());
+        merged.starts.push_back(merged.slots.size());
+    }
+    return merged;
 }
 
 }  // namespace shortlist

@@ -62,4 +62,8 @@ struct Merged {
 // One segment out of several with ascending shifts. Throws std::runtime_error on offsets that lead outside the arrays.
 Merged merge_segments(const std::vector<Segment>& segments);
 
+// What a segment says of the slots whose byte in `kept` is not 0, which are numbered anew from 0 on. Throws likewise, also for
+// a slot that is not below `count`.
+Merged keep_slots(const Segment& segment, const uint8_t* kept, size_t count);
+
 }  // namespace shortlist

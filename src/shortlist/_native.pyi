@@ -90,6 +90,11 @@ def merge_terms(
 ) -> tuple[
     npt.NDArray[np.uint64], npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]
 ]: ...
+def keep_terms(
+    part: tuple[Any, ...], kept: npt.NDArray[np.uint8]
+) -> tuple[
+    npt.NDArray[np.uint64], npt.NDArray[np.uint8], npt.NDArray[np.uint64], npt.NDArray[np.uint32], npt.NDArray[np.uint32]
+]: ...
 
 # words of texts (bind_text.cpp)
 

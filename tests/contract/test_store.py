@@ -12,6 +12,7 @@ import pytest
 
 from index_tools import HashEncoder, assert_same_ranking, naive_bm25, passages
 from shortlist.errors import BadInput
+from shortlist.stores.care import check
 from shortlist.stores.embedded import EmbeddedStore, Source
 from shortlist.stores.truth import Row
 from shortlist.types import Passage
@@ -293,6 +294,37 @@ def test_a_compaction_changes_no_answer_and_gives_space_back(judge, tmp_path):
         judge.check(judge.store.snapshot())
         judge.store.close()
     assert sorted(p.name for p in (tmp_path / "store").iterdir()) == ["compacted-000002", "lock"]
+
+
+def test_a_compaction_takes_terms_and_values_as_they_stand(judge, tmp_path, monkeypatch):
+    """Nothing is analysed, and the files hold what analysing gives."""
+    for number in range(9):
+        judge.add(passages(600, seed=number, prefix=f"{number}-"))
+    judge.delete([name for name in judge.passages if random.Random(name).random() < 0.15])
+    with monkeypatch.context() as patched:
+        patched.delattr(Source, "terms")
+        patched.delattr(Source, "fields")
+        judge.store.compact()
+    judge.check(judge.store.snapshot())
+    assert check(tmp_path / "store").sound
+
+
+@pytest.mark.parametrize("folder", ["terms", "columns"])
+def test_a_compaction_makes_anew_what_is_damaged(judge, tmp_path, folder, caplog):
+    for number in range(3):
+        judge.add(passages(700, seed=number, prefix=f"{number}-"))
+    judge.delete([f"{number}-{i}" for number in range(3) for i in range(90)])
+    judge.check(judge.store.snapshot())  # all that it reads is known as sound
+    damaged = sorted((tmp_path / "store" / folder).iterdir())[1]
+    with damaged.open("r+b") as file:
+        file.seek(damaged.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 4]))
+    judge.store.compact()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [str(damaged)]
+    judge.check(judge.store.snapshot())
+    assert check(tmp_path / "store").sound
 
 
 def test_what_is_committed_during_a_compaction_is_not_lost(judge, monkeypatch):

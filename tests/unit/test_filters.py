@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shortlist.errors import BadInput, IndexFormatError
 from shortlist.filters import checked, conditions, evaluate, kind_of, parse, term, terms_of, value_of, values_of
-from shortlist.stores.columns import ColumnSegment, fitting, gather, merge_columns, summaries, write_columns
+from shortlist.stores.columns import ColumnSegment, fitting, gather, keep_columns, merge_columns, summaries, write_columns
 
 COMPARE = {"eq": operator.eq, "gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 
@@ -108,6 +108,18 @@ def test_masks_equal_a_loop_over_the_dicts(groups, where, tmp_path_factory):
     whole = gather([terms_of(*passage) for passage in everything])
     for name in ("count", "offsets", "bytes", "starts", "slots"):
         assert np.array_equal(getattr(merged, name), getattr(whole, name)), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(group=st.lists(PASSAGES, max_size=8), drawn=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_what_is_kept_of_a_segment_is_the_file_of_those_passages(group, drawn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("columns")
+    chosen = drawn[: len(group)]
+    (segment,) = segments_of(folder, group)
+    write_columns(folder / "kept", "i", 7, keep_columns(segment, np.array(chosen, np.uint8)))
+    alone = [terms_of(*passage) for passage, wanted in zip(group, chosen, strict=True) if wanted]
+    write_columns(folder / "alone", "i", 7, gather(alone))
+    assert (folder / "kept").read_bytes() == (folder / "alone").read_bytes()
 
 
 @given(st.lists(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)), min_size=2, max_size=2))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from index_tools import assert_same_ranking, naive_bm25
 from shortlist import _native
 from shortlist.errors import IndexFormatError
-from shortlist.stores.postings import Bm25, Segment, invert, merge, write_segment
+from shortlist.stores.postings import Bm25, Segment, invert, keep, merge, write_segment
 
 K1, B = 0.9, 0.4
 texts = st.lists(st.lists(st.sampled_from(["a", "b", "ab", "ü", "中", "x" * 50]), max_size=12), max_size=12)
@@ -85,6 +85,17 @@ def test_merged_segments_equal_one_segment(groups, tmp_path_factory):
     whole = invert([terms for group in groups for terms in group])
     for name in ("lengths", "offsets", "bytes", "starts", "slots", "tf"):
         assert getattr(merged, name).tolist() == getattr(whole, name).tolist(), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(everything=texts, drawn=st.lists(st.booleans(), min_size=12, max_size=12))
+def test_what_is_kept_of_a_segment_is_the_file_of_those_texts(everything, drawn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("terms")
+    chosen = drawn[: len(everything)]
+    (segment,) = segments_of(folder, everything)
+    write_segment(folder / "kept", "i", 7, keep(segment, np.array(chosen, np.uint8)))
+    write_segment(folder / "alone", "i", 7, invert([terms for terms, wanted in zip(everything, chosen, strict=True) if wanted]))
+    assert (folder / "kept").read_bytes() == (folder / "alone").read_bytes()
 
 
 @pytest.mark.parametrize("times", [1, 255, 256, 65_535, 65_536, 300_000])
@@ -178,6 +189,11 @@ def test_kernels_refuse_postings_that_lead_outside():
     offsets = np.array([0, 1], np.uint64)
     with pytest.raises(RuntimeError, match="outside"):
         _native.merge_terms([(offsets, np.zeros(1, np.uint8), np.array([0, 99], np.uint64), slots, tf, 0)])
+    with pytest.raises(RuntimeError, match="outside"):
+        _native.keep_terms((offsets, np.zeros(1, np.uint8), np.array([0, 99], np.uint64), slots, tf, 0), np.ones(9, np.uint8))
+    one = np.array([9], np.uint32), np.ones(1, np.uint8)
+    with pytest.raises(RuntimeError, match="outside"):
+        _native.keep_terms((offsets, np.zeros(1, np.uint8), np.array([0, 1], np.uint64), *one, 0), np.ones(9, np.uint8))
 
 
 @given(st.sets(st.integers(0, 300)), st.sets(st.integers(0, 300)))

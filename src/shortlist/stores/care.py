@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist.errors import IndexFormatError
-from shortlist.stores.columns import ColumnSegment, gather
+from shortlist.stores.columns import ColumnSegment
 from shortlist.stores.durable import WriterLock, explained, sync_folder
 from shortlist.stores.embedded import (
     EmbeddedStore,
@@ -32,7 +32,7 @@ from shortlist.stores.embedded import (
     remove_all_but,
     take_place,
 )
-from shortlist.stores.postings import Segment, invert
+from shortlist.stores.postings import Segment
 from shortlist.stores.truth import FORMAT, Point
 from shortlist.types import ByteArray
 
@@ -301,7 +301,7 @@ def _terms_differ(source: Source, snapshot: Snapshot) -> Iterator[str]:
         segment.verify()
         total, same = 0, True
         for start, rows in _rows(source, segment):
-            page = invert([source.terms(row.passage, row.analysed_as) for row in rows])
+            page = source.postings(rows)
             total += _fingerprint(page.offsets, page.bytes, page.starts, page.slots, page.tf, start)
             same &= np.array_equal(segment.lengths[start : start + len(rows)], page.lengths)
         if not same or (total - _fingerprint(*segment.part(0))) % (1 << 64):
@@ -313,7 +313,7 @@ def _columns_differ(source: Source, snapshot: Snapshot) -> Iterator[str]:
         segment.verify()
         total = 0
         for start, rows in _rows(source, segment):
-            page = gather([source.fields(row) for row in rows])
+            page = source.columns(rows)
             total += _fingerprint(page.offsets, page.bytes, page.starts, page.slots, np.ones(len(page.slots), np.uint8), start)
         if (total - _fingerprint(*segment.part(0))) % (1 << 64):
             yield f"{segment.path}: its values are not those of the passages"

@@ -172,8 +172,8 @@ class ColumnSegment:
         return (offsets, self._file.whole("bytes", "u1"), starts, slots, np.ones(len(slots), np.uint8), shift)
 
     def verify(self) -> None:
-        """Check the whole file. Raises IndexFormatError."""
-        self.part(0)
+        """Check the whole file, also what was sound before. Raises IndexFormatError."""
+        self._file.verify()
 
 
 def merge_columns(segments: Sequence[ColumnSegment]) -> Columns:
@@ -184,6 +184,18 @@ def merge_columns(segments: Sequence[ColumnSegment]) -> Columns:
     except (RuntimeError, ValueError) as error:
         raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
     return Columns(sum(one.count for one in segments), offsets, data, starts, slots)
+
+
+def keep_columns(segment: ColumnSegment, kept: ByteArray) -> Columns:
+    """The values of the slots with 1 in uint8[count], numbered from 0 on: what `gather` gives of their terms.
+
+    Raises IndexFormatError if the segment is damaged.
+    """
+    try:
+        offsets, data, starts, slots, _ = _native.keep_terms(segment.part(0), kept)
+    except (RuntimeError, ValueError) as error:
+        raise IndexFormatError(f"{segment.path}: {error}. {REBUILD}") from error
+    return Columns(int(np.count_nonzero(kept)), offsets, data, starts, slots)
 
 
 def slots_with(segments: Sequence[ColumnSegment], field: str, values: Sequence[str]) -> list[int]:

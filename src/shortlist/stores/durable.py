@@ -114,6 +114,11 @@ class CheckedMap:
             self._verified[block] = True
         return self._bytes[span]
 
+    def verify(self) -> None:
+        """Compare every block with its checksum, also those that were sound before. Raises IndexFormatError."""
+        self._verified[:] = False
+        self[0 : len(self._bytes)]
+
     def _trust(self, other: CheckedMap) -> None:
         """Take over the verdicts of an earlier map of the same file for blocks whose checksums have not changed."""
         for block in np.flatnonzero(other._verified[: len(self._sums)]):

@@ -39,9 +39,20 @@ from shortlist.analyze import Analyzer, analyzer
 from shortlist.errors import BadInput, IndexFormatError, ShortlistError
 from shortlist.filters import Mask, evaluate, terms_of, values_of
 from shortlist.ranked import Ranked
-from shortlist.stores.columns import ColumnSegment, Field, fitting, gather, merge_columns, slots_with, summaries, write_columns
+from shortlist.stores.columns import (
+    Columns,
+    ColumnSegment,
+    Field,
+    fitting,
+    gather,
+    keep_columns,
+    merge_columns,
+    slots_with,
+    summaries,
+    write_columns,
+)
 from shortlist.stores.durable import REBUILD, WriterLock, explained, make_folders, replace_file, sync_folder
-from shortlist.stores.postings import Bm25, Forms, Segment, invert, merge, write_segment
+from shortlist.stores.postings import Bm25, Forms, Postings, Segment, invert, keep, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, RESTORE, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
@@ -102,16 +113,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Layer:
-    """A kind of derived file of which each describes a run of slots: how such files are opened, written and merged."""
+    """A kind of derived file of which each describes a run of slots.
+
+    open, write  the file
+    merge, keep  its content out of files of adjacent runs, or out of some slots of one file
+    make         its content out of rows
+    """
 
     folder: str
     open: Callable[[Path, str], Any]
     write: Callable[[Path, str, int, Any], None]
     merge: Callable[[Any], Any]
-
-
-_TERMS = Layer("terms", Segment, write_segment, merge)
-_COLUMNS = Layer("columns", ColumnSegment, write_columns, merge_columns)
+    keep: Callable[[Any, ByteArray], Any]
+    make: Callable[[Source, Sequence[Row]], Any]
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,14 @@ class Source:
         passage = row.passage
         return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self.truth.sealed else "")
 
+    def postings(self, rows: Sequence[Row]) -> Postings:
+        """The terms of rows as a segment of their own has them."""
+        return invert([self.terms(row.passage, row.analysed_as) for row in rows])
+
+    def columns(self, rows: Sequence[Row]) -> Columns:
+        """The fields of rows as a file of their own has them."""
+        return gather([self.fields(row) for row in rows])
+
     def vectors(self, slots: Sequence[int]) -> ByteArray:
         """The stored vectors of these slots."""
         return self.truth.vectors(slots, self.layout.size(self.layout.form))
@@ -161,6 +183,10 @@ class Source:
         if not self.layout.dims:
             return rows
         return [replace(row, vector=vector) for row, vector in zip(rows, self.vectors(slots), strict=True)]
+
+
+_TERMS = Layer("terms", Segment, write_segment, merge, keep, Source.postings)
+_COLUMNS = Layer("columns", ColumnSegment, write_columns, merge_columns, keep_columns, Source.columns)
 
 
 class Snapshot:
@@ -468,9 +494,8 @@ class EmbeddedStore:
             self._catch_up()
             replaced = self.snapshot().slots_of([row.passage.id for row in rows]) if replacing else []
             point = self._truth.append(rows, effort, replaced=replaced)
-            fields = [self._source.fields(row) for row in rows]
             state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
-            state = self._extend(_COLUMNS, state, point.slots, lambda: gather(fields))
+            state = self._extend(_COLUMNS, state, point.slots, lambda: self._source.columns(rows))
             state = self._extend_vectors(state, point.slots, [row.vector for row in rows if row.vector is not None])
             self._publish(replace(state, point=point))
             self._tidy_later()
@@ -529,12 +554,12 @@ class EmbeddedStore:
             try:
                 draft.append([], [], self.effort())
                 at = START
-                while (now := self._truth.point()).slots - at.slots > _REPLAY:
+                while (now := self._newest()).published.point.slots - at.slots > _REPLAY:
                     self._copy_to(draft, at, now)
-                    at = now
+                    at = now.published.point
                 with self._writing:
                     self._catch_up()
-                    self._copy_to(draft, at, self._truth.point())
+                    self._copy_to(draft, at, self._newest())
                     draft.close()
                     self._move_to(folder)
             finally:
@@ -542,16 +567,37 @@ class EmbeddedStore:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _copy_to(self, draft: EmbeddedStore, since: Point, now: Point) -> None:
-        """Bring a copy of what lived at the point `since` to the point `now`."""
-        gone = self._truth.tombstones(since.generation, now.generation)
+    def _copy_to(self, draft: EmbeddedStore, since: Point, now: Snapshot) -> None:
+        """Bring a copy of what lived at the point `since` to that of `now`: rows by the truth, all else by derived files."""
+        gone = self._truth.tombstones(since.generation, now.published.point.generation)
         if copied := gone[gone < since.slots].tolist():
             draft.delete(self._truth.ids(copied))
-        dead = self._truth.tombstones(0, now.generation)
-        living = np.setdiff1d(np.arange(since.slots, now.slots), dead).tolist()
+        kept = now.dead == 0
+        kept[: since.slots] = False
+        living = np.flatnonzero(kept).tolist()
         for start in range(0, len(living), _REPLAY):
-            rows = self._source.rows(living[start : start + _REPLAY])
-            draft.append(rows, [self.terms(row.passage, row.analysed_as) for row in rows])
+            draft._truth.append(self._source.rows(living[start : start + _REPLAY]))
+        draft._take_over(_TERMS, now.files.segments, kept)
+        if self._truth.sealed:  # else the columns lack the ids
+            draft._take_over(_COLUMNS, now.files.columns or (), kept)
+        draft._catch_up()
+
+    def _take_over(self, layer: Layer, files: Sequence[Any], kept: Mask) -> None:
+        """Cover slots that the truth has already by what another index's files say of those that it keeps, bool[slots].
+
+        A file that is damaged is left out, and its slots get what the passages give.
+        """
+        for file in files:
+            mask = kept[file.first : file.first + file.count]
+            if not mask.any():
+                continue
+            stop = _covered(_names(layer, self._published)) + int(np.count_nonzero(mask))
+            try:
+                file.verify()
+                self._published = self._extend(layer, self._published, stop, partial(layer.keep, file, mask.view(np.uint8)))
+            except IndexFormatError as error:
+                _log.warning("%s Its part of the copy is made from the passages.", error)
+                self._replay(layer, stop)
 
     def _move_to(self, folder: Path) -> None:
         """Make the closed copy in `folder` the index."""
@@ -685,19 +731,20 @@ class EmbeddedStore:
         point = self._truth.point()
         if point == self._published.point and (self.home / "published").exists():
             return
-        while (covered := _covered(self._published.segments)) < point.slots:
-            stop = min(covered + _REPLAY, point.slots)
-            terms = [self.terms(row.passage, row.analysed_as) for row in self._truth.rows(range(covered, stop))]
-            self._published = self._extend(_TERMS, self._published, stop, partial(invert, terms))
-        while (covered := _covered(self._published.columns)) < point.slots:
-            stop = min(covered + _REPLAY, point.slots)
-            fields = [self._source.fields(row) for row in self._truth.rows(range(covered, stop))]
-            self._published = self._extend(_COLUMNS, self._published, stop, partial(gather, fields))
+        for layer in (_TERMS, _COLUMNS):
+            self._replay(layer, point.slots)
         while self.dims and self._published.rows < point.slots:
             stop = min(self._published.rows + _REPLAY, point.slots)
             stored = self._source.vectors(range(self._published.rows, stop))
             self._published = self._extend_vectors(self._published, stop, stored)
         self._publish(replace(self._published, point=point))
+
+    def _replay(self, layer: Layer, stop: int) -> None:
+        """Cover the slots up to `stop` with what the truth's rows give."""
+        while (covered := _covered(_names(layer, self._published))) < stop:
+            end = min(covered + _REPLAY, stop)
+            rows = self._truth.rows(range(covered, end))
+            self._published = self._extend(layer, self._published, end, partial(layer.make, self._source, rows))
 
     def _extend(self, layer: Layer, state: Published, stop: int, content: Callable[[], Any]) -> Published:
         """Cover the slots up to `stop` with a file of `content`, and merge small files."""

@@ -138,11 +138,8 @@ class Segment:
         return PostingList(slots, tf, bounds, start % _BOUND_POSTINGS)
 
     def verify(self) -> None:
-        """Check the whole file. Raises IndexFormatError."""
-        self._file.part("slots", "<u4", 0, self._postings)
-        self._file.part("tf", _WIDTHS[self._width], 0, self._postings)
-        if self.bounded:
-            self._file.whole("bounds", "u1")
+        """Check the whole file, also what was sound before. Raises IndexFormatError."""
+        self._file.verify()
 
     def part(self, shift: int) -> tuple[Any, ...]:
         """The verified arrays as the native merge wants them."""
@@ -159,6 +156,18 @@ def merge(segments: Sequence[Segment]) -> Postings:
     except (RuntimeError, ValueError) as error:
         raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
     return Postings(np.concatenate([one.lengths for one in segments]), offsets, data, starts, slots, tf)
+
+
+def keep(segment: Segment, kept: ByteArray) -> Postings:
+    """The postings of the slots with 1 in uint8[count], numbered from 0 on: what `invert` gives of their texts.
+
+    Raises IndexFormatError if the segment is damaged.
+    """
+    try:
+        offsets, data, starts, slots, tf = _native.keep_terms(segment.part(0), kept)
+    except (RuntimeError, ValueError) as error:
+        raise IndexFormatError(f"{segment.path}: {error}. {REBUILD}") from error
+    return Postings(segment.lengths[kept != 0], offsets, data, starts, slots, tf)
 
 
 class Bm25:

@@ -90,6 +90,10 @@ class Sections:
         at, width = self._sections[name][0], np.dtype(dtype).itemsize
         return self._body[at + start * width : at + stop * width].view(dtype)
 
+    def verify(self) -> None:
+        """Check the whole file, also what was sound before. Raises IndexFormatError."""
+        self._body.verify()
+
     def damaged(self, what: object) -> IndexFormatError:
         """The error that says so and how to rebuild."""
         return IndexFormatError(f"{self.path}: {what}. {REBUILD}")
