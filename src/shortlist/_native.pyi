@@ -1,5 +1,5 @@
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,30 @@ def keep_terms(
 
 # words of texts (bind_text.cpp)
 
-class WordTerms:
+def ordinary(text: str) -> bool: ...
+
+_Inverted: TypeAlias = tuple[
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint64],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint32],
+]
+
+_Analyse: TypeAlias = Callable[[str, str], tuple[str, ...]]
+
+class Lexicon:
     def __init__(self, words: int, longest: int) -> None: ...
-    def terms(self, folded: str, analyse: Callable[[str, str], tuple[str, ...]], lang: str) -> list[str]: ...
+
+class Inversion:
+    def __init__(self, lexicon: Lexicon) -> None: ...
+    def add_text(self, folded: str, analyse: _Analyse, lang: str, times: int = 1) -> None: ...
+    def add_words(self, words: list[str], analyse: _Analyse, lang: str, times: int = 1) -> None: ...
+    def end(self) -> None: ...
+    def arrays(self) -> _Inverted: ...
+
+def invert_terms(texts: Iterable[Iterable[str | bytes]]) -> _Inverted: ...
 
 class Ballot:
     def __init__(
@@ -113,17 +134,6 @@ class Ballot:
         letter: float,
     ) -> None: ...
     def votes(self, sample: str, found: list[str]) -> list[float]: ...
-
-def invert_terms(
-    texts: list[Sequence[str]],
-) -> tuple[
-    npt.NDArray[np.uint32],
-    npt.NDArray[np.uint64],
-    npt.NDArray[np.uint8],
-    npt.NDArray[np.uint64],
-    npt.NDArray[np.uint32],
-    npt.NDArray[np.uint32],
-]: ...
 
 # Unigram tokenizer (bind_unigram.cpp)
 

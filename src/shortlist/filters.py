@@ -26,6 +26,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NoReturn, TypeAlias
 
@@ -267,9 +268,11 @@ def _is_word(token: _Token, *words: str) -> bool:
 
 def terms_of(lang: str, title: str, meta: Mapping[str, Json], name: str = "") -> set[bytes]:
     """The terms of one passage's values; `name` is its id, left away where the passages' own index finds ids."""
-    own = [(field, value) for field, value in (("id", name), ("lang", lang), ("title", title)) if value]
-    inner = (pair for key, value in meta.items() if key not in OWN_FIELDS for pair in _flat(key, value))
-    return {term(field, value) for field, value in (*own, *inner) if "\0" not in field}
+    terms = {_prefix(field, "s") + _string(value) for field, value in (("id", name), ("lang", lang), ("title", title)) if value}
+    for key, value in meta.items():
+        if key not in OWN_FIELDS:
+            terms.update(term(field, inner) for field, inner in _flat(key, value) if "\0" not in field)
+    return terms
 
 
 def _flat(field: str, value: Json) -> Iterator[tuple[str, str | int | float | bool]]:
@@ -292,6 +295,7 @@ def term(field: str, value: str | int | float | bool) -> bytes:
     return _prefix(field, kind_of(value)) + text
 
 
+@lru_cache(1000)
 def _prefix(field: str, kind: str = "") -> bytes:
     return _bytes(field) + b"\0" + kind.encode()
 
@@ -305,6 +309,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")  # JSON can hold half a surrogate pair
 
 
+@lru_cache(1000)  # 1 and 1.0 are the same number
 def _number(value: int | float) -> bytes:
     """The nearest float64 in an order-preserving form, and for a whole number by how much it is above or below."""
     try:

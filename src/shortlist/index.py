@@ -279,9 +279,9 @@ class Index:
             stored = self._store.layout.stored(self._fitted(vectors, len(batch)))
             rows = [replace(row, vector=vector) for row, vector in zip(rows, stored, strict=True)]
         with _Clock([timings], "analyze"):
-            terms = [self._store.terms(row.passage, row.analysed_as) for row in rows]
+            postings = self._store.postings(rows)
         effort = Effort(timings["analyze"] / 1000, timings.get("encode", 0.0) / 1000)
-        self._store.append(rows, terms, effort, replacing=replacing)
+        self._store.append(rows, postings, effort, replacing=replacing)
         return truncated
 
     def _languages_of(self, batch: Sequence[Passage], contents: Sequence[str]) -> list[str]:
@@ -695,6 +695,8 @@ def _same(one: Passage, other: Passage) -> bool:
 def _checked(passage: Passage, place: int) -> Passage:
     if not isinstance(passage, Passage):
         raise BadInput(f"passage {place} is a {type(passage).__name__}, expected a Passage(id=, text=, title=, lang=, meta=).")
+    if _plain(passage):
+        return passage
     where = f"passage {_checked_id(passage.id, place)!r}"
     text, title = clean(passage.text, f"{where}, text"), clean(passage.title, f"{where}, title")
     lang = clean(passage.lang, f"{where}, lang")
@@ -703,6 +705,17 @@ def _checked(passage: Passage, place: int) -> Passage:
     if (text, title, lang) == (passage.text, passage.title, passage.lang):
         return passage
     return replace(passage, text=text, title=title, lang=lang)
+
+
+def _plain(passage: Passage) -> bool:
+    """Whether a passage is what most are and needs no further look: printable strings, and metadata that is flat."""
+    strings = (passage.id, passage.text, passage.title, passage.lang)
+    if not all(type(one) is str and one.isprintable() for one in strings) or not passage.id or type(passage.meta) is not dict:
+        return False
+    return all(
+        type(key) is str and (type(value) in (str, bool) or (type(value) is int and abs(value) < 1 << 63))
+        for key, value in passage.meta.items()
+    )
 
 
 def _check_metadata(meta: Mapping[str, Json], where: str) -> None:

@@ -34,6 +34,8 @@ def clean(text: str, where: str = "") -> str:
     place = f"{where}: " if where else ""
     if not isinstance(text, str):
         raise BadInput(f"{place}got {type(text).__name__}, expected a str. Decode bytes and convert numbers to text first.")
+    if text.isprintable():
+        return text
     lone = None if text.isascii() else _SURROGATES.search(text)
     if lone:
         raise BadInput(

@@ -14,6 +14,7 @@ from index_tools import HashEncoder, assert_same_ranking, naive_bm25, passages
 from shortlist.errors import BadInput
 from shortlist.stores.care import check
 from shortlist.stores.embedded import EmbeddedStore, Source
+from shortlist.stores.postings import invert
 from shortlist.stores.truth import Row
 from shortlist.types import Passage
 
@@ -39,7 +40,7 @@ class Judge:
         stored = self.store.layout.stored(ENCODER.encode_counted([p.content for p in batch])[0])
         terms = [self.store.analyzer.terms(p.content, p.lang) for p in batch]
         rows = [Row(p, p.lang, vector) for p, vector in zip(batch, stored, strict=True)]
-        self.store.append(rows, terms, replacing=replacing)
+        self.store.append(rows, invert(terms), replacing=replacing)
         for passage, words, vector in zip(batch, terms, self.store.layout.vectors(stored), strict=True):
             self.terms[passage.id], self.vectors[passage.id], self.passages[passage.id] = words, vector, passage
 
@@ -206,13 +207,17 @@ def test_titles_count_as_often_as_the_index_was_made_to(tmp_path):
     manifest = {"analyzer": "auto/2", "encoder": None, "k1": K1, "b": B}
     for weight in (None, 1, 3):
         store = EmbeddedStore.create(tmp_path / str(weight), manifest | ({"title_weight": weight} if weight else {}))
-        assert store.terms(Passage("a", "red house", "Blue"), "en") == ["blue", "red", "hous"] + ["blue"] * ((weight or 1) - 1)
+        blue = Passage("a", "red house", "Blue")
+        terms = store._source.terms(blue, "en")
+        assert terms == ["blue", "red", "hous"] + ["blue"] * ((weight or 1) - 1)
+        made, expected = store.postings([Row(blue, "en")]), invert([terms])
+        assert all(np.array_equal(getattr(made, name), getattr(expected, name)) for name in vars(expected))
         store.close()
 
 
 def test_without_vectors(tmp_path):
     store = make(tmp_path, dims=0)
-    store.append([Row(p, p.lang) for p in passages(3)], [["a"], ["b"], ["a", "b"]])
+    store.append([Row(p, p.lang) for p in passages(3)], invert([["a"], ["b"], ["a", "b"]]))
     assert [name for name, _ in store.snapshot().bm25(["a"], 5).scored()] == ["p0", "p2"]
     with pytest.raises(BadInput, match="no vectors"):
         store.snapshot().dense(np.ones(4, np.float32), 5)
@@ -302,8 +307,8 @@ def test_a_compaction_takes_terms_and_values_as_they_stand(judge, tmp_path, monk
         judge.add(passages(600, seed=number, prefix=f"{number}-"))
     judge.delete([name for name in judge.passages if random.Random(name).random() < 0.15])
     with monkeypatch.context() as patched:
-        patched.delattr(Source, "terms")
-        patched.delattr(Source, "fields")
+        patched.delattr(Source, "postings")
+        patched.delattr(Source, "columns")
         judge.store.compact()
     judge.check(judge.store.snapshot())
     assert check(tmp_path / "store").sound

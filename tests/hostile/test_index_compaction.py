@@ -172,5 +172,5 @@ def rows_again(index: Index, same):
     from shortlist.stores.truth import Row
 
     halves = to_half(ENCODER.encode_counted([p.content for p in same])[0])
-    terms = [index._store.analyzer.terms(p.content, p.lang) for p in same]
-    return [Row(p, p.lang, half) for p, half in zip(same, halves, strict=True)], terms
+    rows = [Row(p, p.lang, half) for p, half in zip(same, halves, strict=True)]
+    return rows, index._store.postings(rows)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index_tools import naive_bm25
-from shortlist._native import WordTerms
+from shortlist._native import Inversion, Lexicon, ordinary
 from shortlist.analyze import analyzer
 from shortlist.errors import BadInput
-from shortlist.text import detect_language
+from shortlist.text import clean, detect_language
 
 AUTO, FIRST = analyzer(), analyzer("auto/1")
 PLAIN = analyzer("plain/1")
 ANY_TEXT = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from(" -_\u0301\u200c한中あกाש"), max_size=120)
+CODES = st.text(alphabet="aZb9 .,'@:>#+-_\u00e9", max_size=40)
 LANGS = st.sampled_from(["", "en", "de", "fi", "tr", "vi", "ru", "ar", "fa", "el", "zh", "ja", "ko", "th", "hi", "ta", "he"])
 
 
@@ -287,18 +289,69 @@ def test_ascii_text_has_the_terms_that_it_has_beside_other_letters(text: str, la
         assert Counter(one.terms(text, lang)) + Counter(one.terms("柏", lang)) == Counter(one.terms(f"{text} 柏", lang))
 
 
+def counted(inversion: Inversion) -> list[dict[str, int]]:
+    """How often each term occurs in every text."""
+    lengths, offsets, data, starts, slots, tf = (one.tolist() for one in inversion.arrays())
+    texts: list[dict[str, int]] = [{} for _ in lengths]
+    for term, (first, last) in enumerate(pairwise(starts)):
+        for slot, times in zip(slots[first:last], tf[first:last], strict=True):
+            texts[slot][bytes(data[offsets[term] : offsets[term + 1]]).decode()] = times
+    assert [sum(text.values()) for text in texts] == lengths
+    return texts
+
+
 def test_a_full_memory_of_words_is_emptied_and_filled_again() -> None:
-    words = WordTerms(3, 5)
+    lexicon = Lexicon(3, 6)
     asked: list[str] = []
 
     def analyse(word: str, lang: str) -> tuple[str, ...]:
         asked.append(word)
         return (word, lang) if word != "none" else ()
 
-    assert words.terms("a b none a b a", analyse, "x") == ["a", "x", "b", "x", "a", "x", "b", "x", "a", "x"]
-    assert asked == ["a", "b", "none"]
-    assert words.terms("c-d_e A,-1- longer longer", analyse, "") == ["c-d_e", "", "1-", "", "longer", "", "longer", ""]
-    assert asked[3:] == ["c-d_e", "1-", "longer", "longer"]  # the memory was full; what is long is never kept
-    assert words.terms("a c-d_e", analyse, "x") == ["a", "x", "c-d_e", ""]
+    first = Inversion(lexicon)
+    first.add_text("a b none a b a", analyse, "x")
+    first.end()
+    first.add_words(["a", "ü"], analyse, "x", 5)
+    first.end()
+    first.end()
+    assert asked == ["a", "b", "none", "ü"]
+    second = Inversion(lexicon)  # the memory is full: a new one
+    second.add_text("c-d_e A,-1- longer1 longer1", analyse, "y")
+    second.add_text("1-", analyse, "z")
+    second.end()
+    assert asked[4:] == ["c-d_e", "1-", "longer1", "longer1", "1-"]  # what is long is not kept; languages are apart
+    first.add_words(["a", "ü", "none"], analyse, "x")  # with what it has learnt
+    first.end()
+    assert len(asked) == 9
+    assert counted(first) == [{"a": 3, "b": 2, "x": 5}, {"a": 5, "ü": 5, "x": 10}, {}, {"a": 1, "ü": 1, "x": 2}]
+    assert counted(second) == [{"c-d_e": 1, "1-": 2, "longer1": 2, "y": 4, "z": 1}]
     with pytest.raises(RuntimeError, match="is wrong"):
-        words.terms("a f", lambda word, lang: (_ for _ in ()).throw(RuntimeError(f"{word} is wrong")), "x")
+        second.add_text("a f", lambda word, lang: (_ for _ in ()).throw(RuntimeError(f"{word} is wrong")), "y")
+    with pytest.raises(TypeError, match="str or bytes"):
+        second.add_text("g", lambda word, lang: (1,), "y")
+
+
+@pytest.mark.parametrize("name", ["auto/2", "auto/1", "plain/1"])
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.tuples(ANY_TEXT | CODES, LANGS, st.integers(1, 3)), max_size=6))
+def test_counted_terms_are_the_terms(name: str, texts: list[tuple[str, str, int]]) -> None:
+    rules = analyzer(name)
+    inversion = rules.inversion()
+    for text, lang, times in texts:
+        rules.count(clean(text), lang, inversion, times)
+        inversion.end()
+    expected = [Counter(times * rules.terms(text, lang)) for text, lang, times in texts]
+    assert counted(inversion) == expected
+
+
+@settings(max_examples=500)
+@given(st.text(alphabet="aBc9 .,'@:>#+-_", max_size=12) | CODES)
+def test_an_ordinary_text_is_folded_by_its_lower_case(text: str) -> None:
+    if ordinary(text):
+        assert {rules._folded(text) for rules in (AUTO, FIRST, PLAIN)} == {text.lower()}
+
+
+def test_what_is_ordinary() -> None:
+    assert ordinary("The Cat, 3 years old. It sat -- on the MAT: (1999). Was it? 5, 6; a+b! ")
+    for text in ("aB", "3.5", "1,000", "1 000", "a.b", "a@b", "a::b", "a->b", "c++", "c#", ".net", "é", "L'Hospital 1'0"):
+        assert not ordinary(text), text

@@ -62,7 +62,7 @@ def test_inverted_lists_are_what_counting_gives(everything):
 def test_terms_that_are_no_text_are_refused():
     with pytest.raises(UnicodeEncodeError):
         invert([["a", "\ud800"]])
-    with pytest.raises(TypeError, match="terms must be str"):
+    with pytest.raises(TypeError, match="terms must be str or bytes"):
         invert([["a"], [7]])
 
 

@@ -258,7 +258,7 @@ def _rescue(path: Path, source: Source, survey: _Survey) -> None:
     with contextlib.closing(EmbeddedStore(folder, write=True)) as copy:
         for start in range(0, len(slots), _PAGE):
             rows = source.rows(slots[start : start + _PAGE])
-            copy.append(rows, [source.terms(row.passage, row.analysed_as) for row in rows])
+            copy.append(rows, source.postings(rows))
     _keep_damaged(path, source.home)
     take_place(path, source.home, folder)
     remove_all_but(path, home_of(path))

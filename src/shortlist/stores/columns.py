@@ -63,18 +63,8 @@ class Columns:
 
 def gather(passages: Sequence[Collection[bytes]]) -> Columns:
     """The columns of passages given as the terms of their values; slot i is passages[i]."""
-    lists: dict[bytes, list[int]] = {}
-    for slot, terms in enumerate(passages):
-        for one in terms:
-            lists.setdefault(one, []).append(slot)
-    order = sorted(lists)
-    return Columns(
-        count=len(passages),
-        offsets=np.cumsum([0, *map(len, order)], dtype=np.uint64),
-        bytes=np.frombuffer(b"".join(order), dtype=np.uint8),
-        starts=np.cumsum([0, *(len(lists[one]) for one in order)], dtype=np.uint64),
-        slots=np.array([slot for one in order for slot in lists[one]], dtype=np.uint32),
-    )
+    _, offsets, data, starts, slots, _ = _native.invert_terms(passages)
+    return Columns(len(passages), offsets, data, starts, slots)
 
 
 def write_columns(path: Path, index: str, first: int, columns: Columns) -> None:

@@ -166,8 +166,15 @@ class Source:
         return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self.truth.sealed else "")
 
     def postings(self, rows: Sequence[Row]) -> Postings:
-        """The terms of rows as a segment of their own has them."""
-        return invert([self.terms(row.passage, row.analysed_as) for row in rows])
+        """The `terms` of rows as a segment of their own has them."""
+        more = self.truth.manifest.get("title_weight", 1) - 1
+        inversion = self.analyzer.inversion()
+        for row in rows:
+            self.analyzer.count(row.passage.content, row.analysed_as, inversion)
+            if more and row.passage.title:
+                self.analyzer.count(row.passage.title, row.analysed_as, inversion, more)
+            inversion.end()
+        return Postings(*inversion.arrays())
 
     def columns(self, rows: Sequence[Row]) -> Columns:
         """The fields of rows as a file of their own has them."""
@@ -389,9 +396,9 @@ class EmbeddedStore:
         """How vectors are kept."""
         return self._source.layout
 
-    def terms(self, passage: Passage, lang: str) -> list[str]:
-        """The terms that stand for a passage (`Source.terms`)."""
-        return self._source.terms(passage, lang)
+    def postings(self, rows: Sequence[Row]) -> Postings:
+        """The terms of rows, for `append`."""
+        return self._source.postings(rows)
 
     @property
     def dims(self) -> int:
@@ -478,15 +485,15 @@ class EmbeddedStore:
     def append(
         self,
         rows: Sequence[Row],
-        terms: Sequence[Sequence[str]],
+        postings: Postings,
         effort: Effort = NO_EFFORT,
         *,
         replacing: bool = False,
     ) -> None:
         """Commit passages with ids that the index does not hold, all or none; durable when it returns.
 
-        terms      the analysed content, one list a passage
-        effort     what it took to make these rows and terms
+        postings   their terms (`postings`)
+        effort     what it took to make these rows and postings
         replacing  passages that the index holds under these ids are deleted by the same commit
         """
         self.refuse_reader()
@@ -494,7 +501,7 @@ class EmbeddedStore:
             self._catch_up()
             replaced = self.snapshot().slots_of([row.passage.id for row in rows]) if replacing else []
             point = self._truth.append(rows, effort, replaced=replaced)
-            state = self._extend(_TERMS, self._published, point.slots, lambda: invert(terms))
+            state = self._extend(_TERMS, self._published, point.slots, lambda: postings)
             state = self._extend(_COLUMNS, state, point.slots, lambda: self._source.columns(rows))
             state = self._extend_vectors(state, point.slots, [row.vector for row in rows if row.vector is not None])
             self._publish(replace(state, point=point))
@@ -552,7 +559,7 @@ class EmbeddedStore:
             draft = EmbeddedStore(folder, write=True)
             draft._tidies = False
             try:
-                draft.append([], [], self.effort())
+                draft.append([], invert([]), self.effort())
                 at = START
                 while (now := self._newest()).published.point.slots - at.slots > _REPLAY:
                     self._copy_to(draft, at, now)

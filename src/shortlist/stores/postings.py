@@ -53,7 +53,7 @@ class Postings:
 
 def invert(texts: Sequence[Sequence[str]]) -> Postings:
     """The inverted lists of texts given as terms; slot i is texts[i]."""
-    return Postings(*_native.invert_terms(list(texts)))
+    return Postings(*_native.invert_terms(texts))
 
 
 def write_segment(path: Path, index: str, first: int, postings: Postings) -> None:
