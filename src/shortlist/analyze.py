@@ -42,7 +42,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -298,6 +298,7 @@ class Analyzer:
             return self._stemmers[lang](word) or word  # the Greek stemmer takes everything from some words
 
 
+@lru_cache(1000)
 def _primary(lang: str) -> str:
     tag = lang.replace("_", "-").split("-")[0].lower()
     return _ALIASES.get(tag, tag)

@@ -271,7 +271,7 @@ def terms_of(lang: str, title: str, meta: Mapping[str, Json], name: str = "") ->
     terms = {_prefix(field, "s") + _string(value) for field, value in (("id", name), ("lang", lang), ("title", title)) if value}
     for key, value in meta.items():
         if key not in OWN_FIELDS:
-            terms.update(term(field, inner) for field, inner in _flat(key, value) if "\0" not in field)
+            terms.update([term(field, inner) for field, inner in _flat(key, value) if "\0" not in field])
     return terms
 
 

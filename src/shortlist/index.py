@@ -709,13 +709,16 @@ def _checked(passage: Passage, place: int) -> Passage:
 
 def _plain(passage: Passage) -> bool:
     """Whether a passage is what most are and needs no further look: printable strings, and metadata that is flat."""
-    strings = (passage.id, passage.text, passage.title, passage.lang)
-    if not all(type(one) is str and one.isprintable() for one in strings) or not passage.id or type(passage.meta) is not dict:
+    for text in (passage.id, passage.text, passage.title, passage.lang):
+        if type(text) is not str or not text.isprintable():
+            return False
+    if not passage.id or type(passage.meta) is not dict:
         return False
-    return all(
-        type(key) is str and (type(value) in (str, bool) or (type(value) is int and abs(value) < 1 << 63))
-        for key, value in passage.meta.items()
-    )
+    for key, value in passage.meta.items():
+        kind = type(value)
+        if type(key) is not str or not (kind is str or kind is bool or (kind is int and abs(value) < 1 << 63)):
+            return False
+    return True
 
 
 def _check_metadata(meta: Mapping[str, Json], where: str) -> None:
