@@ -2,7 +2,7 @@
 
     make bench-index                        a million passages and vectors, all engines, into results/index.md; two hours
     make bench-index SIZE=20000             a few minutes
-    python bench/index.py --passages 200000 --engines "shortlist,tantivy" --again
+    python bench/index.py --passages 200000 --engines "shortlist; tantivy" --again
 
 Every engine has the same passages, vectors and questions (stores/corpus.py), its own settings (stores/engines.py) and a process
 of its own for every step, at most --cap seconds and six gigabytes for each. What is measured stands in results/index.json; a
@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure even what results/index.json has")
     args = parser.parse_args()
     data = Path(os.environ.get("SHORTLIST_DATA", HERE.parent.parent / "shared" / "data"))
+    args.work = args.work.resolve()  # its engines run in another folder
     corpus = Corpus(args.work / f"corpus-{args.passages}", args.passages)
     corpus.make(data)
     chosen = [name.strip() for name in args.engines.split(";")] if args.engines else [*ENGINES, growth.NAME]
