@@ -208,8 +208,7 @@ def test_titles_count_as_often_as_the_index_was_made_to(tmp_path):
     for weight in (None, 1, 3):
         store = EmbeddedStore.create(tmp_path / str(weight), manifest | ({"title_weight": weight} if weight else {}))
         blue = Passage("a", "red house", "Blue")
-        terms = store._source.terms(blue, "en")
-        assert terms == ["blue", "red", "hous"] + ["blue"] * ((weight or 1) - 1)
+        terms = ["blue", "red", "hous"] + ["blue"] * ((weight or 1) - 1)
         made, expected = store.postings([Row(blue, "en")]), invert([terms])
         assert all(np.array_equal(getattr(made, name), getattr(expected, name)) for name in vars(expected))
         store.close()

@@ -154,19 +154,13 @@ class Source:
         """The analyzer that wrote the index."""
         return analyzer(self.truth.manifest["analyzer"])
 
-    def terms(self, passage: Passage, lang: str) -> list[str]:
-        """The terms that stand for a passage: those of its content, its title counted as often as the index was made to."""
-        more = self.truth.manifest.get("title_weight", 1) - 1
-        terms = self.analyzer.terms(passage.content, lang)
-        return terms + more * self.analyzer.terms(passage.title, lang) if more and passage.title else terms
-
     def fields(self, row: Row) -> set[bytes]:
         """What the columns hold of a passage. In formats without seals its id is left to SQLite, as older versions know it."""
         passage = row.passage
         return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self.truth.sealed else "")
 
     def postings(self, rows: Sequence[Row]) -> Postings:
-        """The `terms` of rows as a segment of their own has them."""
+        """The terms of rows: those of their content, and of their titles until these count as often as the index was made to."""
         more = self.truth.manifest.get("title_weight", 1) - 1
         inversion = self.analyzer.inversion()
         for row in rows:
