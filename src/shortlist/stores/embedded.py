@@ -160,7 +160,7 @@ class Source:
         return terms_of(row.analysed_as, passage.title, passage.meta, passage.id if self.truth.sealed else "")
 
     def postings(self, rows: Sequence[Row]) -> Postings:
-        """The terms of rows: those of their content, and of their titles until these count as often as the index was made to."""
+        """The terms of rows: those of their content, and of titles until these count as often as the index was made to."""
         more = self.truth.manifest.get("title_weight", 1) - 1
         inversion = self.analyzer.inversion()
         for row in rows:
