@@ -2,7 +2,7 @@
 
     python bench/load.py my.idx                                1, 8, 64, 256 clients on embeddings, rerank and search
     python bench/load.py my.idx --seconds 10 -o bench/results/load.json
-    python bench/load.py my.idx --flat 100000                  memory over so many requests, nothing else
+    python bench/load.py my.idx --flat 100000 --rerank L-2     memory over so many requests, nothing else
     python bench/load.py my.idx --rerank FOLDER --infinity BIN/infinity_emb
                                                                the same requests to infinity_emb, cell by cell
 
@@ -10,6 +10,11 @@ It starts `shortlist serve` as a process of its own with a queue of --max-queue 
 sends its next request when the answer to the last has come; after a 429 it waits a tenth of the time that it was told. Queries
 and texts are those of the index, different ones each time. Client and server share the machine's processors: the figures are
 those of both together.
+
+With --flat eight clients send phrases from the index, hardly one of them twice: half embeddings, a quarter rerankings of two
+passages, a quarter searches (hybrid, and two-stage with highlights), and one time in a thousand the embeddings of 16 whole
+passages. The server's resident memory is read a hundred times on the way. It is called flat if, over the last half of the
+requests, a straight line through the readings rises by less than 2% of their median and none lies more than 5% above it.
 
 infinity_emb (`pip install torch 'infinity-emb[server,torch]'` in an environment of its own) serves the same weights: the
 encoder of the index and FOLDER, a cross-encoder in the plain layout of transformers, such as `make bench-encoder` leaves in
@@ -26,6 +31,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import re
 import signal
 import socket
@@ -35,6 +41,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +51,7 @@ from shortlist import Index, __version__, models
 OURS, PEER = "shortlist", "infinity"
 CLIENTS = (1, 8, 64, 256)
 PATIENCE_S = 120
+PASSAGES, PHRASE = 2000, 32  # of the index, and characters of a phrase
 
 
 def requests(texts: list[str], encoder: str, reranker: str) -> dict[str, list[bytes]]:
@@ -107,16 +115,53 @@ async def storm(port: int, kinds: list[bytes], clients: int, seconds: float) -> 
     }
 
 
-async def flat(port: int, kinds: list[bytes], total: int, memory) -> list[tuple[int, float]]:
-    """(requests so far, MiB) at ten points of `total` requests by eight clients."""
-    source, results = itertools.cycle(kinds), []
-    points = [(0, memory())]
-    for part in range(1, 11):
-        upto = total * part // 10
+def phrases(texts: list[str]) -> Iterator[bytes]:
+    """Requests of all kinds without end: mostly short, so that many are soon done."""
+    rng = random.Random(1)
+
+    def phrase() -> str:
+        text = rng.choice(texts)
+        start = rng.randrange(max(1, len(text) - PHRASE))
+        return text[start : start + PHRASE].strip() or "?"
+
+    for number in itertools.count(1):
+        if number % 1000 == 0:
+            yield request("/v1/embeddings", {"input": rng.sample(texts, 16)})
+        elif number % 2:
+            yield request("/v1/embeddings", {"input": phrase(), "encoding_format": "base64"})
+        elif number % 4:
+            yield request("/v1/rerank", {"query": phrase(), "documents": [phrase(), phrase()]})
+        elif number % 8:
+            yield request("/v1/search", {"query": phrase(), "strategy": "hybrid", "k": 5})
+        else:
+            yield request("/v1/search", {"query": phrase(), "candidates": 4, "k": 4, "highlights": True})
+
+
+async def flat(port: int, source: Iterator[bytes], total: int, memory: Callable[[], float]) -> dict[str, object]:
+    """Memory (requests so far, MiB) at a hundred points of `total` requests by eight clients, and what is to be said of it."""
+    results, points, began = [], [(0, memory())], time.perf_counter()
+    for part in range(1, 101):
+        upto = total * part // 100
         await asyncio.gather(*(client(port, source, results, lambda upto=upto: len(results) < upto) for _ in range(8)))
         points.append((len(results), memory()))
-    assert {status for status, _ in results} == {200}
-    return points
+        print(points[-1], file=sys.stderr)
+    statuses = Counter(status for status, _ in results)
+    took = time.perf_counter() - began
+    return {"requests": len(results), "seconds": round(took), "statuses": statuses, **verdict(points), "memory_mib": points}
+
+
+def verdict(points: list[tuple[int, float]]) -> dict[str, object]:
+    """Whether memory is flat over the last half of the points: see above."""
+    half = np.array(points[len(points) // 2 :])
+    middle = float(np.median(half[:, 1]))
+    rise = float(np.polyfit(half[:, 0], half[:, 1], 1)[0] * (half[-1, 0] - half[0, 0]))
+    above = float(half[:, 1].max()) - middle
+    return {
+        "median_mib": round(middle, 1),
+        "rise_mib": round(rise, 1),
+        "highest_mib": round(middle + above, 1),
+        "flat": rise < 0.02 * middle and above < 0.05 * middle,
+    }
 
 
 def rss_mib(pid: int) -> float:
@@ -159,16 +204,17 @@ def _infinity_model(name: str, folder: Path) -> list[str]:
 
 def measure(servers: dict[str, tuple[subprocess.Popen[str], int]], args: argparse.Namespace) -> dict[str, object]:
     with Index.open(args.index) as index:
-        texts = [passage.content for passage in itertools.islice(index.passages(), 200)]
-    kinds = {OURS: requests(texts, "", "")}
+        texts = [passage.content for passage in itertools.islice(index.passages(), PASSAGES)]
+    kinds = {OURS: requests(texts[:200], "", "")}
     if PEER in servers:
-        kinds[PEER] = {path: some for path, some in requests(texts, "encoder", "reranker").items() if path != "/v1/search"}
+        kinds[PEER] = {
+            path: some for path, some in requests(texts[:200], "encoder", "reranker").items() if path != "/v1/search"
+        }
     for name, (_, port) in servers.items():  # everything is loaded and mapped
         asyncio.run(storm(port, [one for some in kinds[name].values() for one in some[:20]], 1, 1))
     if args.flat:
         server, port = servers[OURS]
-        mixed = [r for some in zip(*kinds[OURS].values(), strict=True) for r in some]
-        return {"memory_mib": asyncio.run(flat(port, mixed, args.flat, lambda: rss_mib(server.pid)))}
+        return asyncio.run(flat(port, phrases(texts), args.flat, lambda: rss_mib(server.pid)))
     rows = []
     before = {name: rss_mib(server.pid) for name, (server, _) in servers.items()}
     for path, clients in itertools.product(kinds[OURS], args.clients):
@@ -183,6 +229,10 @@ def measure(servers: dict[str, tuple[subprocess.Popen[str], int]], args: argpars
 
 def markdown(report: dict) -> str:
     columns = ("endpoint", "clients", "server", "per_s", "p50_ms", "p99_ms", "ok", "busy_429", "errors")
+    if "flat" in report:
+        points = "".join(f"| {requests:,} | {mib} |\n" for requests, mib in report["memory_mib"][::10])
+        said = {name: value for name, value in report.items() if name != "memory_mib"}
+        return f"| requests | MiB |\n|---|---|\n{points}\n{said}"
     lines = ["| endpoint | clients | server | requests/s | p50 ms | p99 ms | ok | 429 | other |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(str(row[name]) for name in columns)} |" for row in report.get("rows", [])]
     return "\n".join([*lines, "", f"Memory (MiB): {report['memory_mib']}"])

@@ -114,7 +114,7 @@ class Worker {
           heads_width_(network.heads_width_) {
         const size_t tokens = static_cast<size_t>(most_tokens), width = static_cast<size_t>(width_);
         const size_t heads = static_cast<size_t>(heads_width_), middle = static_cast<size_t>(network.middle_width_);
-        const size_t chunk = static_cast<size_t>(kChunkRows), widest = std::max({width, heads, middle});
+        const size_t chunk = static_cast<size_t>(std::min(kChunkRows, most_tokens)), widest = std::max({width, heads, middle});
         states_ = zeros<float>(tokens * width);
         query_ = zeros<float>(tokens * heads);
         key_value_ = zeros<float>(tokens * 2 * heads);

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +27,10 @@ def peak_mb():
 """
 
 
-def measured(script: str, *arguments: str | Path) -> dict[str, float]:
+def measured(script: str, *arguments: str | Path, env: dict[str, str] | None = None) -> dict[str, float]:
     """What a script prints as JSON, run in a process of its own."""
     command = [sys.executable, "-c", MEASURE + script, *map(str, arguments)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=env)
     assert found.returncode == 0, found.stderr
     return dict(json.loads(found.stdout))
 
@@ -128,3 +130,38 @@ def test_a_vocabulary_of_250000_pieces_costs_little(capsys: pytest.CaptureFixtur
     assert found["tokenizer"] < 40
     assert sum(found[part] for part in ("imports", "network", "tokenizer", "work")) < 150
     assert found["loading"] < 125
+
+
+THREADS = """
+import threading
+import numpy as np
+
+if sys.argv[1] == "bound":
+    from shortlist.server.run import bound_heap
+    bound_heap()
+before, ready = resident_mb(), threading.Barrier(17)
+
+def work():
+    for mb in (8, 4, 2, 1):
+        np.ones(mb << 20, np.uint8)
+    ready.wait()
+    ready.wait()
+
+for _ in range(16):
+    threading.Thread(target=work).start()
+ready.wait()
+print(json.dumps({"kept": resident_mb() - before}), flush=True)
+ready.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_service_has_the_c_library_give_memory_back() -> None:
+    """Sixteen threads have had 8 MiB each and idle: glibc keeps most of it, unless it is told not to."""
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    assert measured(THREADS, "bound", env=clean)["kept"] < 12
+    assert measured(THREADS, "bound", env=clean | {"MALLOC_ARENA_MAX": "16"})["kept"] > 24, (
+        "whoever has set it is not overruled"
+    )
+    assert measured(THREADS, "as it is", env=clean)["kept"] > 24, "or this test tells nothing"

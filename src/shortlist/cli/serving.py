@@ -55,6 +55,7 @@ def run_serve(args: argparse.Namespace) -> int:
     limits = _limits(args, work.Limits())
     if not args.indexes and not args.model and args.rerank == "none":
         raise BadInput("there is nothing to serve. Give an index, --model or --rerank.")
+    run.bound_heap()
     shelf = indexes.Shelf(
         args.indexes,
         model=args.model,
