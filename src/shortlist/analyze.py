@@ -68,8 +68,8 @@ _ALIASES = {"nb": "no", "nn": "no", "fil": "tl", "iw": "he", "in": "id"}
 
 _LONGEST_WORD = 100
 """Characters; a longer run of letters is cut, as it is no word of any language."""
-_CACHED_WORDS = 200_000
-"""Words whose terms are remembered: of queries per language, of passages in all."""
+_INDEXED_WORDS, _ASKED_WORDS = 200_000, 4096
+"""Words whose terms are remembered: of passages that are added, in all; of queries per language, as long as a server runs."""
 
 _KINDS = {
     "chinese": r"\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -167,7 +167,7 @@ class Analyzer:
 
     @cached_property
     def _lexicon(self) -> Lexicon:
-        return Lexicon(_CACHED_WORDS, _LONGEST_WORD)
+        return Lexicon(_INDEXED_WORDS, _LONGEST_WORD)
 
     def count(self, text: str, lang: str, into: Inversion, times: int = 1) -> None:
         """Count the `terms` of a text, each so many times, but faster. The text must be `clean` already."""
@@ -195,39 +195,43 @@ class Analyzer:
         """The forms of `query_forms` one after the other."""
         return [form for forms in self.query_forms(text, langs) for form in forms]
 
-    def matches(self, text: str, wanted: Collection[str], lang: str = "") -> list[tuple[int, int]]:
+    def matches(self, text: str, wanted: Collection[str], lang: str = "", light: Collection[str] = ()) -> list[tuple[int, int]]:
         """Where words of `text` stand that share a term with `wanted`: (start, stop) in characters, ascending, apart.
+
+        Terms that are `light` too mark no place of their own, only as a part of one that another term marks.
 
         Where words are matched by neighbouring letters, as in Chinese, a place is marked if two of them (three in India's
         scripts and Hebrew) are wanted together: single ones are everywhere. One alone counts only if nothing longer is wanted.
         """
         text, wanted = clean(text), frozenset(wanted)
-        lang = _primary(lang) or detect_language(text)
-        merged: list[tuple[int, int]] = []
+        heavy, lang = wanted.difference(light), _primary(lang) or detect_language(text)
+        merged: list[tuple[int, int, bool]] = []
         for word in self._words.finditer(text):
-            for start, stop in self._marked(word.group(), wanted, lang):
-                start, stop = start + word.start(), stop + word.start()
+            for start, stop, terms in self._met(word.group(), wanted, lang):
+                start, stop, counts = start + word.start(), stop + word.start(), not heavy.isdisjoint(terms)
                 if merged and start <= merged[-1][1]:
-                    merged[-1] = merged[-1][0], max(stop, merged[-1][1])
+                    first, last, counted = merged[-1]
+                    merged[-1] = first, max(stop, last), counts or counted
                 else:
-                    merged.append((start, stop))
-        return merged
+                    merged.append((start, stop, counts))
+        return [(start, stop) for start, stop, counts in merged if counts]
 
-    def _marked(self, word: str, wanted: frozenset[str], lang: str) -> Iterator[tuple[int, int]]:
-        """(start, stop) of what is to be marked in a word, ascending, perhaps overlapping."""
+    def _met(self, word: str, wanted: frozenset[str], lang: str) -> Iterator[tuple[int, int, Collection[str]]]:
+        """(start, stop, wanted terms) of the places in a word, ascending, perhaps overlapping."""
         for run in self._runs.finditer(word):
             size = _MARKED_TOGETHER.get(run.lastgroup or "")
             if size is None or (self._plain and run.lastgroup in ("hangul", "trigrams")):
-                if not wanted.isdisjoint(self.terms(run.group(), lang)):
-                    yield run.span()
+                if found := wanted.intersection(self.terms(run.group(), lang)):
+                    yield *run.span(), found
                 continue
             letters = self._clusters if run.lastgroup == "clusters" else _LETTER
             pieces = [run.start() + piece.start() for piece in letters.finditer(run.group())] + [run.end()]
             size = 1 if max(map(len, wanted), default=0) == 1 else min(size, len(pieces) - 1)
             for start, stop in zip(pieces, pieces[size:], strict=False):
                 piece = _normalise(word[start:stop]).translate(self._folding)
-                if (self._simplest(piece, lang) if run.lastgroup == "chinese" else piece) in wanted:
-                    yield start, stop
+                term = self._simplest(piece, lang) if run.lastgroup == "chinese" else piece
+                if term in wanted:
+                    yield start, stop, (term,)
 
     def _simplest(self, run: str, lang: str) -> str:
         """A run of Chinese in the characters that its terms have."""
@@ -251,7 +255,7 @@ class Analyzer:
             return found
         terms = self._terms_of(word, lang)
         if len(word) <= _LONGEST_WORD:
-            if len(known) >= _CACHED_WORDS:
+            if len(known) >= _ASKED_WORDS:
                 known.clear()
             known[word] = terms
         return terms

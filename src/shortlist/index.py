@@ -28,7 +28,7 @@ from shortlist.stores.columns import Field
 from shortlist.stores.embedded import EmbeddedStore, Snapshot
 from shortlist.stores.truth import Effort, Row
 from shortlist.stores.vectors import MODES, Layout
-from shortlist.text import SAMPLES, clean, detect_languages
+from shortlist.text import SAMPLES, clean, detect_language, detect_languages
 from shortlist.types import FloatArray, Hit, Json, Passage, Ranking, checked_k
 
 if TYPE_CHECKING:
@@ -464,6 +464,25 @@ class Index:
         name, stored = self.fusion(fusion)
         spread = self.spread if name == "auto" else 0.0  # an older index computes it: only if it counts
         return fuse_ranked(lists, name, stored if weights is None else weights, spread)
+
+    def highlights(self, query: str, passages: Iterable[Passage]) -> list[dict[str, list[tuple[int, int]]]]:
+        """Where each of the passages meets the query: {"title": [(start, stop), …], "text": […]}, in characters, ascending.
+
+        A place is marked for a word that shares a term with the query. Terms that tell little of a passage in its language,
+        such as "the", do not count (`stores.postings.light`): the index knows which these are, in any language.
+        """
+        snapshot, analyzer = self._store.snapshot(), self._store.analyzer
+        words = analyzer.query_forms(query, snapshot.languages)
+        wanted = {form for word in words for form in word}
+        light: dict[str, frozenset[str]] = {}
+        found = []
+        for passage in passages:
+            lang = passage.lang or detect_language(passage.content)
+            if lang not in light:
+                light[lang] = snapshot.light(words, lang)
+            parts = {"title": passage.title, "text": passage.text}
+            found.append({name: analyzer.matches(text, wanted, lang, light[lang]) for name, text in parts.items()})
+        return found
 
     def fusion(self, fusion: Fusion | None = None) -> tuple[str, dict[str, float]]:
         """The fusion that a search without one uses, or `fusion`, and its weights where some were stored."""

@@ -313,6 +313,22 @@ def test_chinese(opened, url):
     check_access(page)
 
 
+@pytest.mark.parametrize(
+    ("query", "word", "small"),
+    [
+        ("Which mountain is farthest from the centre of the Earth?", "Earth", {"the", "is", "of"}),
+        ("¿Qué montaña queda más lejos del núcleo terrestre?", "", {"más", "del", "que"}),
+        ("Welcher Fluss in Deutschland ist der längste?", "Deutschland", {"der", "die", "in"}),
+    ],
+)
+def test_small_words_are_not_marked(opened, url, query, word, small):
+    page = settled(opened(url, q=query))
+    marked = {text.lower() for text in page.locator(".hit mark").all_inner_texts()}
+    assert not word or any(word.lower() in text for text in marked)
+    assert small.isdisjoint(marked)
+    assert any(f" {one} " in page.locator(".hits").inner_text() for one in small)
+
+
 def test_marks_and_the_deciding_sentence_beyond_the_basic_plane(opened, url):
     page = settled(opened(url, q="zebra striped", index="notes"))
     hit = next(hit for hit in asked(url, "zebra striped", index="notes")["hits"] if hit["id"] == "n2")

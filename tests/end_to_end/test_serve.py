@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -212,15 +214,15 @@ def test_search_gives_what_the_library_gives(client, index_path, reranker, strat
 
 def test_search_marks_words_and_the_deciding_sentence(client, server, reranker):
     with Index.open(server.shelf.index("words").path, write=True) as index:
-        text = "Nothing here. Die alten Häuser am Fluss. 没有。"
-        index.add([Passage("h1", text, "Ein Haus", "de")])
-    body = {"query": "Haus 有", "index": "words", "k": 60, "highlights": True, "explain": True}
+        text = "Nothing here. Die alten Türme und Häuser am Fluss. 没有。"
+        index.add([Passage("h1", text, "Ein Turm", "de")])
+    body = {"query": "Turm Haus 有", "index": "words", "k": 60, "highlights": True, "explain": True}
     found = client.post("/v1/search", json=body).json()
     assert found["timings"]["explain_ms"] > 0
     hit = next(hit for hit in found["hits"] if hit["id"] == "h1")
-    assert [text[a:b] for a, b in hit["highlights"]["text"]] == ["Häuser"]
+    assert [text[a:b] for a, b in hit["highlights"]["text"]] == ["Türme"]  # houses stand in most of these German passages
     assert hit["highlights"]["title"] == [[4, 8]]
-    sentences = ["Nothing here.", "Die alten Häuser am Fluss.", "没有。"]
+    sentences = ["Nothing here.", "Die alten Türme und Häuser am Fluss.", "没有。"]
     scores = reranker.score(body["query"], sentences)
     start, stop = hit["explain"]["sentence"]
     assert text[start:stop] == sentences[int(scores.argmax())]
@@ -583,30 +585,71 @@ def test_the_command_finishes_what_it_took_when_it_is_told_to_end(tmp_path, tiny
         httpx.get(url)
 
 
-def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path):
-    path = make_index(tmp_path / "new.idx", None, 5)
-    acknowledged: list[str] = []
-    for round_ in range(3):
-        with process(path, "--rerank", "none") as (server, url):
+class Writer(threading.Thread):
+    """A client that stores, replaces and deletes passages of its own until the server is gone, and remembers what it was told.
 
-            def write(worker, round_=round_, url=url):
-                with suppress(httpx.TransportError):
-                    for number in range(10_000):
-                        name = f"{round_}-{worker}-{number}"
-                        body = {"passages": [{"id": name, "text": f"zebra {name}"}], "mode": "add"}
-                        httpx.post(f"{url}/v1/indexes/new/passages", json=body).raise_for_status()
-                        acknowledged.append(name)
+    `held` is id -> text by the acknowledged answers; `before` and `after` are that and what it is if the last request, to which
+    no answer came, was done after all.
+    """
 
-            before = len(acknowledged)
-            workers = [in_thread(lambda worker=worker: write(worker)) for worker in range(2)]
-            wait_for(lambda before=before: len(acknowledged) > before + 8)
+    def __init__(self, url, name):
+        super().__init__(daemon=True)
+        self._address, self._name = f"{url}/v1/indexes/new/passages", name
+        self.held, self.after, self.answers = {}, {}, 0
+        self.start()
+
+    def run(self):
+        rng = random.Random(self._name)
+        with suppress(httpx.TransportError), httpx.Client(timeout=PATIENCE_S, verify=False) as client:
+            for number in itertools.count():
+                known = sorted(self.held)
+                if number % 4 == 3:  # some go
+                    some = rng.sample(known, min(2, len(known)))
+                    self._ask(client, "DELETE", {"ids": some}, {name: self.held[name] for name in known if name not in some})
+                    continue
+                replaced = rng.sample(known, min(2, len(known))) if number % 4 == 2 else []
+                fresh = [f"{self._name}-{number}-{i}" for i in range(rng.randint(1, 5))]
+                texts = {name: f"zebra {name} of {number}" for name in [*replaced, *fresh]}
+                self._ask(client, "POST", {"passages": as_passages(texts)}, {**self.held, **texts})
+
+    def _ask(self, client, method, body, after):
+        self.after = after
+        client.request(method, self._address, json=body).raise_for_status()
+        self.held, self.answers = after, self.answers + 1
+
+
+def as_passages(texts):
+    return [{"id": name, "text": text} for name, text in texts.items()]
+
+
+def of_writer(index, name):
+    return {one.id: one.text for one in index.passages() if one.id.startswith(f"{name}-")}
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.durability)])
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, tiny_encoder_folder, rounds):
+    """Each round: a server, three clients that write, and SIGKILL at a moment that nobody chose."""
+    path = make_index(tmp_path / "new.idx", tiny_encoder_folder, 5)
+    rng, kept = random.Random(int(os.environ.get("SHORTLIST_TEST_SEED", "1"))), {}
+    for round_ in range(rounds):
+        with process(path, "--rerank", "none", "--threads", "1") as (server, url):
+            writers = {f"{round_}{letter}": Writer(url, f"{round_}{letter}") for letter in "abc"}
+            wait_for(lambda some=writers: all(one.answers > 3 for one in some.values()))
+            time.sleep(rng.uniform(0, 0.3))
             server.send_signal(signal.SIGKILL)
-            for worker in workers:
-                worker.result()
+            for one in writers.values():
+                one.join(PATIENCE_S)
+        for write in (False, True):  # as a reader finds it, and after what a writer completes
+            with Index.open(path, write=write) as index:
+                for name, one in writers.items():
+                    kept[name] = of_writer(index, name)
+                    assert kept[name] in (one.held, one.after)
+                assert {name: of_writer(index, name) for name in kept} == kept
     with Index.open(path, write=True) as index:
-        found = {passage.id for passage in index.passages()}
-        assert set(acknowledged) <= found
-        assert {hit.id for hit in index.search("zebra", 1000)} == {name for name in found if "-" in name}
+        assert index.check().sound
+        stored = {name for some in kept.values() for name in some}
+        assert {hit.id for hit in index.search("zebra", 10**6, first="bm25")} == stored
+        assert stored <= {hit.id for hit in index.search("zebra", 10**6, first="dense")}
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,20 @@ def test_matches(query: str, text: str, lang: str, marked: list[str]) -> None:
     assert [text[start:stop] for start, stop in spans] == marked
 
 
+@pytest.mark.parametrize(
+    ("query", "text", "lang", "light", "marked"),
+    [
+        ("the river of gold", "The river, the gold of", "en", {"the", "of"}, ["river", "gold"]),
+        ("the of", "The river of", "en", {"the", "of"}, []),
+        ("柏林的人口", "柏林的人口，他的人", "zh", {"的", "的人", "人"}, ["柏林的人口"]),  # within a longer match it stays
+        ("서울의 인구", "서울의 나라의 인구", "ko", {"울의", "라의"}, ["서울의", "인구"]),
+    ],
+)
+def test_light_terms_mark_no_place_of_their_own(query: str, text: str, lang: str, light: set[str], marked: list[str]) -> None:
+    spans = AUTO.matches(text, AUTO.query_terms(query, [lang]), lang, light)
+    assert [text[start:stop] for start, stop in spans] == marked
+
+
 @settings(deadline=None)
 @given(ANY_TEXT, ANY_TEXT, LANGS)
 def test_matches_lie_apart_and_hold_a_term(query: str, text: str, lang: str) -> None:

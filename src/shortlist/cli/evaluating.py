@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shortlist import comparison, measures, provenance
-from shortlist.cli.show import complain, example, excerpt, out, print_json
+from shortlist.cli.show import complain, example, excerpt, out, print_json, shortened
 from shortlist.comparison import Comparison, Decision
 from shortlist.data import read_manifest, read_qrels, read_queries, read_run
 from shortlist.encoder import Encoder
@@ -22,7 +22,7 @@ from shortlist.measures import Evaluation
 from shortlist.pipeline import CANDIDATES
 from shortlist.report import find_passages
 from shortlist.reranker import Reranker
-from shortlist.types import Hit, Passage, Qrels, Run
+from shortlist.types import Passage, Qrels, Run
 
 DEFAULT_MEASURES = ("nDCG@10", "AP@100", "R@100", "P@10", "RR@10", "Judged@10")
 GROUPS: Mapping[str, Callable[[str], str]] = {"length": comparison.length_group, "language": comparison.language_group}
@@ -224,12 +224,16 @@ def _decision_table(
     for decision in found:
         texts = [
             f"[bold]{'relevant' if (p.judgement or 0) > 0 else 'not judged' if p.judgement is None else 'not relevant'}[/bold] "
-            f"{p.place_a or '–'}, {p.place_b or '–'}: {excerpt(Hit(p.id, 0.0, passages.get(p.id)))}"
+            f"{p.place_a or '–'}, {p.place_b or '–'}: {_shown(p.id, passages)}"
             for p in decision.passages
         ]
         query = f"[dim]{escape(decision.query_id)}[/dim] {escape(queries.get(decision.query_id, ''))}"
         table.add_row(query, f"{decision.value_a:.3f}\n{decision.value_b:.3f}", "\n".join(texts))
     return table
+
+
+def _shown(name: str, passages: Mapping[str, Passage]) -> str:
+    return excerpt(shortened(passages[name])) if name in passages else escape(name)
 
 
 def run_mteb(args: argparse.Namespace) -> int:

@@ -120,7 +120,7 @@ def run_search(args: argparse.Namespace) -> int:
         if args.json:
             print_json(ranking_json(ranking, args.k))
             continue
-        out().print(ranking_table(query, ranking, args.k), f"{timing_line(ranking.timings)}\n")
+        out().print(ranking_table(query, ranking, args.k, search.index), f"{timing_line(ranking.timings)}\n")
         for note in ranking.notes:
             complain(note)
     return 0
@@ -159,7 +159,7 @@ def _print_comparison(query: str, strategies: dict[str, Ranking], index: Index, 
     console = out()
     console.rule(escape(query))
     for name, ranking in strategies.items():
-        console.print(ranking_table(f"Top {k} passages: {name}", ranking, k))
+        console.print(ranking_table(f"Top {k} passages: {name}", ranking, k, index))
     table = Table(title="Timing summary, one query online", title_justify="left", title_style="bold")
     table.add_column("method")
     table.add_column("time (ms)", justify="right")

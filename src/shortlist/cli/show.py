@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from shortlist.data import Skipped
-    from shortlist.types import Hit, Ranking
+    from shortlist.index import Index
+    from shortlist.types import Hit, Passage, Ranking
 
+Ranges = Sequence[tuple[int, int]]
 Report = Callable[[int, int | None], None]
 
 
@@ -85,19 +89,31 @@ def example(text: str) -> dict[str, Any]:
     return {"epilog": f"example:\n  {text}", "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
-def excerpt(hit: Hit, width: int = 220) -> str:
-    """Id, title and the beginning of the text, as rich markup."""
+def shortened(passage: Passage, width: int = 220) -> Passage:
+    """The passage with the beginning of its text, white space made one space."""
+    text = " ".join(passage.text.split())
+    return replace(passage, text=text if len(text) <= width else text[: width - 1] + "…")
+
+
+def excerpt(passage: Passage, marks: Mapping[str, Ranges] | None = None) -> str:
+    """Id, title and text as rich markup, the ranges in `marks` ("title", "text") underlined."""
     from rich.markup import escape
 
-    if hit.passage is None:
-        return escape(hit.id)
-    text = " ".join(hit.passage.text.split())
-    shown = text if len(text) <= width else text[: width - 1] + "…"
-    return f"[dim]{escape(hit.id)}[/dim]  [bold]{escape(hit.passage.title)}[/bold]\n{escape(shown)}"
+    marks = marks or {}
+    title, text = _underlined(passage.title, marks.get("title", ())), _underlined(passage.text, marks.get("text", ()))
+    return f"[dim]{escape(passage.id)}[/dim]  [bold]{title}[/bold]\n{text}"
 
 
-def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
-    """The k best passages with the place that each stage gave them."""
+def _underlined(text: str, ranges: Ranges) -> str:
+    from rich.markup import escape
+
+    ends = [0, *chain.from_iterable(ranges), len(text)]
+    pieces = [escape(text[start:stop]) for start, stop in pairwise(ends)]
+    return "".join(f"[underline]{piece}[/underline]" if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+def ranking_table(title: str, ranking: Ranking, k: int, index: Index) -> Table:
+    """The k best passages with the place that each stage gave them; `index` says which words of theirs the query meets."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -108,9 +124,11 @@ def ranking_table(title: str, ranking: Ranking, k: int) -> Table:
     table.add_column("score", justify="right")
     for stage in stages:
         table.add_column(f"{stage} place", justify="right")
-    for rank, hit in enumerate(ranking.hits[:k], 1):
+    passages = [shortened(hit.passage) for hit in ranking.hits[:k] if hit.passage is not None]
+    marks = index.highlights(ranking.query, passages)
+    for rank, (hit, passage, marked) in enumerate(zip(ranking.hits, passages, marks, strict=False), 1):
         places = [str(hit.ranks.get(stage, "–")) for stage in stages]
-        table.add_row(str(rank), excerpt(hit), f"{hit.score:.3f}", *places)
+        table.add_row(str(rank), excerpt(passage, marked), f"{hit.score:.3f}", *places)
     return table
 
 

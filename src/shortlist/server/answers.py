@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from shortlist.analyze import Analyzer
 from shortlist.reranker import Reranker
 from shortlist.server.indexes import Question, ServedIndex
-from shortlist.text import detect_language, sentence_spans
-from shortlist.types import FloatArray, Hit, Passage, Ranking
+from shortlist.text import sentence_spans
+from shortlist.types import FloatArray, Hit, Ranking
 
 _SENTENCES = 64  # of one passage, scored for the explanation
 
@@ -22,11 +21,10 @@ def answer(served: ServedIndex, question: Question, *, highlights: bool, explain
     ranking = served.search(question)
     reranker, timings = served.reranker if ranking.scored else None, dict(ranking.timings)
     hits = [_hit(hit, reranker) for hit in ranking]
-    wanted = served.analyzer.query_terms(ranking.query, served.index.languages) if highlights else []
-    for hit, shown in zip(ranking, hits, strict=True):
-        assert hit.passage is not None
-        if highlights:
-            shown["highlights"] = _highlights(served.analyzer, wanted, hit.passage)
+    if highlights:
+        marks = served.index.highlights(ranking.query, [hit.passage for hit in ranking if hit.passage is not None])
+        for shown, marked in zip(hits, marks, strict=True):
+            shown["highlights"] = marked
     if explain and served.reranker is not None:
         began = perf_counter()
         for shown, sentence in zip(hits, _deciding(served.reranker, ranking), strict=True):
@@ -58,12 +56,6 @@ def _hit(hit: Hit, reranker: Reranker | None) -> dict[str, Any]:
         "scores": dict(hit.scores),
         "ranks": dict(hit.ranks),
     }
-
-
-def _highlights(analyzer: Analyzer, wanted: Collection[str], passage: Passage) -> dict[str, list[tuple[int, int]]]:
-    """Character ranges of title and text whose words have one of the wanted terms."""
-    lang = passage.lang or detect_language(passage.content)
-    return {part: analyzer.matches(getattr(passage, part), wanted, lang) for part in ("title", "text")}
 
 
 def _deciding(reranker: Reranker, ranking: Ranking) -> list[dict[str, Any] | None]:

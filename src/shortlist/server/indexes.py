@@ -6,12 +6,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from shortlist.analyze import Analyzer, analyzer
 from shortlist.encoder import Encoder
 from shortlist.engines import Engine
 from shortlist.errors import BadInput, ModelNotFound
@@ -59,11 +58,6 @@ class ServedIndex:
         self._writer: Index | None = None
         self._written = 0.0
         self._fields: tuple[float, dict[str, Any]] = (0.0, {})
-
-    @cached_property
-    def analyzer(self) -> Analyzer:
-        """The analyzer that wrote the index."""
-        return analyzer(self.index.manifest["analyzer"])
 
     def strategy(self, question: Question) -> str:
         """The strategy that a question means. Raises BadInput for one that needs a model which is not here."""

@@ -52,7 +52,7 @@ from shortlist.stores.columns import (
     write_columns,
 )
 from shortlist.stores.durable import REBUILD, WriterLock, explained, make_folders, replace_file, sync_folder
-from shortlist.stores.postings import Bm25, Forms, Postings, Segment, invert, keep, merge, write_segment
+from shortlist.stores.postings import Bm25, Forms, Postings, Segment, invert, keep, light, merge, write_segment
 from shortlist.stores.truth import FORMAT, NO_EFFORT, RESTORE, START, Effort, Point, Row, Truth
 from shortlist.stores.vectors import Layout, Vectors, append_rows, candidates
 from shortlist.text import clean
@@ -242,6 +242,18 @@ class Snapshot:
             stored = self.truth.vectors(slots.tolist(), rows.layout.size(rows.layout.form))
             lists.append(Ranked(slots, rows.layout.scores(stored, vector), self.truth.ids, k))
         return lists
+
+    def light(self, query: Sequence[Forms], lang: str) -> frozenset[str]:
+        """Those of a query's terms that tell little of a passage in this language; `query` is as for `bm25`, in forms.
+
+        The rule is `postings.light`, over the live passages in it; over all if there are none, or no columns to tell them by.
+        """
+        terms = {form for word in query for form in word}
+        if self.files.columns is not None:
+            others, passages = self._hidden({"lang": {"eq": lang}})
+            if passages:
+                return light(query, self._terms.frequencies(terms, others), passages)
+        return light(query, self._terms.frequencies(terms), self.live)
 
     def get(self, ids: Sequence[str]) -> dict[str, Passage]:
         """The passages of these ids, without those that are not in the index."""

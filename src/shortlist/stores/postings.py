@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from shortlist.types import ByteArray, FloatArray
 _MAGIC = b"SLTERMS1"
 _WIDTHS = {1: "<u1", 2: "<u2", 4: "<u4"}
 _BOUND_POSTINGS, _BOUND_BYTES = 128, 8
-_CACHED_TERMS = 100_000
+_CACHED_TERMS = 10_000
+_COMMON, _LIGHT = 0.1, 0.5  # see `light`
 
 Forms = tuple[str, ...]
 
@@ -170,6 +172,34 @@ def keep(segment: Segment, kept: ByteArray) -> Postings:
     return Postings(segment.lengths[kept != 0], offsets, data, starts, slots, tf)
 
 
+def idf(frequency: int, passages: int) -> float:
+    """The weight that BM25 gives a term which `frequency` of the passages hold."""
+    frequency = min(frequency, passages)
+    return math.log1p((passages - frequency + 0.5) / (frequency + 0.5))
+
+
+def light(query: Iterable[Forms], frequencies: Mapping[str, int], passages: int) -> frozenset[str]:
+    """The terms of a query that tell little of a passage, such as "the".
+
+    query        the forms of each word, as for `Bm25.best`
+    frequencies  how many of the passages hold each form
+
+    A word tells little if more than one passage in ten holds it, and if it has less than half the weight of the query's
+    heaviest word: a query of such words alone has only them to go by. A word that no passage holds is the heaviest that can be.
+    """
+    held = {word: sum(frequencies[form] for form in word) for word in query}
+    heaviest = max((idf(frequency, passages) for frequency in held.values()), default=0.0)
+    small = {word for word, n in held.items() if n > _COMMON * passages and idf(n, passages) < _LIGHT * heaviest}
+    return frozenset(chain.from_iterable(small)) - frozenset(chain.from_iterable(held.keys() - small))
+
+
+def _in_sight(segment: Segment, slots: npt.NDArray[np.uint32], away: ByteArray | None) -> int:
+    """How many of the slots of a posting list are 0 in `away`."""
+    if away is None:
+        return len(slots)
+    return len(slots) - int(np.count_nonzero(away[segment.first : segment.first + segment.count][slots]))
+
+
 class Bm25:
     """Adjacent segments from slot 0 on as one collection, some of whose slots are dead: BM25 of what lives.
 
@@ -205,9 +235,9 @@ class Bm25:
         for word, times in Counter((item,) if isinstance(item, str) else tuple(item) for item in query).items():
             forms = [form.encode() for form in word]
             lists.update(self._lists([form for form in forms if form not in lists]))
-            idf = self._idf(sum(self._frequency(form, lists[form]) for form in forms))
+            weight = idf(sum(self._frequency(form, lists[form]) for form in forms), self._live)
             for form in forms:
-                weights[form] = weights.get(form, 0.0) + times * idf
+                weights[form] = weights.get(form, 0.0) + times * weight
         order = sorted(weights, key=lambda term: (-weights[term], term))
         parts = [
             (
@@ -222,6 +252,14 @@ class Bm25:
         except RuntimeError as error:
             raise IndexFormatError(f"{self._segments[0].path.parent}: {error}. {REBUILD}") from error
 
+    def frequencies(self, terms: Collection[str], hidden: ByteArray | None = None) -> dict[str, int]:
+        """In how many live slots each of the terms occurs, without those that are 1 in `hidden` (uint8[slots])."""
+        away = self._out_of_sight(hidden)
+        return {
+            term.decode(): sum(_in_sight(one, at.slots, away) for one, at in zip(self._segments, lists, strict=True) if at)
+            for term, lists in self._lists([term.encode() for term in terms]).items()
+        }
+
     def _lists(self, terms: list[bytes]) -> dict[bytes, list[PostingList | None]]:
         """Each term's list in every segment."""
         found = [one.find(terms) for one in self._segments]
@@ -233,12 +271,10 @@ class Bm25:
             for number, term in enumerate(terms)
         }
 
-    def _idf(self, frequency: int) -> float:
-        frequency = min(frequency, self._live)
-        return math.log1p((self._live - frequency + 0.5) / (frequency + 0.5))
-
     def _frequency(self, term: bytes, lists: Sequence[PostingList | None]) -> int:
-        """In how many live passages the term occurs."""
+        """In how many live passages the term occurs; remembered where some are deleted, as it takes long there."""
+        if not self._any_dead:
+            return sum(len(one.slots) for one in lists if one)
         known = self._frequencies.get(term)
         if known is None:
             known = sum(self._live_count(number, one.slots) for number, one in enumerate(lists) if one)
@@ -248,9 +284,7 @@ class Bm25:
         return known
 
     def _live_count(self, number: int, slots: npt.NDArray[np.uint32]) -> int:
-        """How many of the slots of a posting list live."""
-        if not self._any_dead:
-            return len(slots)
+        """How many of the slots of a posting list live, where some do not."""
         return len(slots) - _native.count_common(slots, self._buried[number])
 
     def _with_dead(self) -> Sequence[Segment]:
