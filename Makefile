@@ -8,7 +8,7 @@ ARM_CXX ?= aarch64-linux-gnu-g++
 ARM_RUN ?= qemu-aarch64
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := eval,plot,hub,serve,mcp,docs,zstd,parquet,ir-datasets,notebook,test
+EXTRAS := eval,plot,hub,serve,otel,mcp,docs,zstd,parquet,ir-datasets,notebook,test
 
 .PHONY: demo test durability clients browser native-test oracle sanitize bench-encoder bench-index lint clean
 

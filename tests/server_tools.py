@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +59,19 @@ class Running:
 
 @contextmanager
 def running(
-    paths: list[Any], *, hosts: Any = None, keys: Any = (), limits: Any = None, held: bool = False, **shelf: Any
+    paths: list[Any],
+    *,
+    hosts: Any = None,
+    keys: Any = (),
+    limits: Any = None,
+    held: bool = False,
+    around: Callable[[Any], Any] = lambda service: service,
+    **shelf: Any,
 ) -> Iterator:
-    """A server over these indexes. `held`: (Running, Held) with the first encoder's engine held back before each batch."""
+    """A server over these indexes, the application wrapped in `around`.
+
+    `held`: (Running, Held) with the first encoder's engine held back before each batch.
+    """
     import uvicorn
 
     from shortlist.server import app, indexes, run, work
@@ -78,7 +88,7 @@ def running(
             return batching
 
         served.encoders[name] = encoder.with_engine(hold)
-    service = app.build_app(served, keys=keys, hosts=hosts)
+    service = around(app.build_app(served, keys=keys, hosts=hosts))
     listening = run.listen("127.0.0.1", 0)
     server = uvicorn.Server(run.config(service, limits))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -49,11 +49,12 @@ HEAVY = {
     "pydantic",
     "uvicorn",
     "prometheus_client",
+    "opentelemetry",
 }
 # Modules that are a torch network or its training from end to end; the command line opens them by name.
 TORCH = {"train/joint.py", "train/rerank.py"}
 # Likewise the service; the verb `serve` opens it.
-WEB = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"}
+WEB = {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client", "opentelemetry"}
 
 
 def modules() -> list[Path]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import threading
 import webbrowser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shortlist.cli.show import complain, example
 from shortlist.errors import BadInput, MissingExtra
 from shortlist.reranker import FAMILY
+
+_COLLECTOR = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def add_verbs(verbs: Any) -> None:
@@ -40,6 +45,9 @@ def add_verbs(verbs: Any) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads of a model (default: all that it may use)")
     parser.add_argument("--max-queue", type=int, metavar="TOKENS", help="tokens that may wait; beyond that clients get 429")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds that a request may take")
+    parser.add_argument(
+        "--otel", action="store_true", help="send OpenTelemetry traces (also on if OTEL_EXPORTER_OTLP_ENDPOINT is set)"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.set_defaults(verb=run_serve)
 
@@ -55,6 +63,7 @@ def run_serve(args: argparse.Namespace) -> int:
     limits = _limits(args, work.Limits())
     if not args.indexes and not args.model and args.rerank == "none":
         raise BadInput("there is nothing to serve. Give an index, --model or --rerank.")
+    traced = _tracing(args.otel)
     run.bound_heap()
     shelf = indexes.Shelf(
         args.indexes,
@@ -64,7 +73,7 @@ def run_serve(args: argparse.Namespace) -> int:
         limits=limits,
     )
     hosts = {"localhost", "127.0.0.1", "[::1]", args.host.lower(), *map(str.lower, args.allow_host)} if loopback else None
-    service = app.build_app(shelf, keys=keys, hosts=hosts)
+    service = traced(app.build_app(shelf, keys=keys, hosts=hosts))
     listening = run.listen(args.host, args.port)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -73,6 +82,17 @@ def run_serve(args: argparse.Namespace) -> int:
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     run.serve(service, listening, limits)
     return 0
+
+
+def _tracing(asked: bool) -> Callable[[Any], Any]:
+    """What is put around the application: what sends spans to a collector, or nothing."""
+    if not asked and not any(map(os.environ.get, _COLLECTOR)):
+        return lambda service: service
+    try:
+        from shortlist.server import tracing
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "otel", f"OpenTelemetry (--otel or {_COLLECTOR[0]})") from error
+    return partial(tracing.Traced, provider=tracing.exporting())
 
 
 def _limits(args: argparse.Namespace, limits: Any) -> Any:

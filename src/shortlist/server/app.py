@@ -7,9 +7,8 @@ import base64
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
-from time import time
+from time import perf_counter, time
 from typing import Annotated, Any, NoReturn, TypeVar
 from uuid import uuid4
 
@@ -33,10 +32,12 @@ from shortlist.server.dialects import Answer
 from shortlist.server.guard import OPEN, App, Guard, Key
 from shortlist.server.indexes import Question, ServedIndex, Shelf
 from shortlist.server.work import Desk, Ticket, TooMuch, tokens_of
-from shortlist.types import FloatArray, Passage
+from shortlist.types import FloatArray, IntArray, Passage
 
 T = TypeVar("T")
 
+_NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
+"""FastAPI's own would hold what clients have sent. Where spans are asked for, `tracing` makes them."""
 _STATIC = Path(__file__).parent / "static"
 _PAIR_TOKENS = 160  # of a query and a passage where the model has no window: the mean over many collections
 _ERRORS = (400, 401, 403, 404, 408, 409, 413, 421, 422, 429, 500, 503, 504)
@@ -60,6 +61,7 @@ def build_app(
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         lifespan=service.lifespan,
+        telemetry=_NO_TELEMETRY,
     )
     app.router.route_class = _StrictRoute
     service.add_routes(app, locked=bool(keys))
@@ -213,7 +215,12 @@ class Service:
         self._check_texts([body.query])
         question = Question(body.query, body.k, body.strategy or "", body.first, body.candidates, body.where, body.max_ms)
         ticket = Ticket()
-        work = partial(answer, served, question, highlights=body.highlights, explain=body.explain)
+
+        def work() -> dict[str, Any]:
+            found = answer(served, question, highlights=body.highlights, explain=body.explain)
+            ticket.timings = found["timings"]
+            return found
+
         reply = await self._work(request, work, _search_tokens(served, question, body.explain), ticket)
         self._metrics.stages({**reply["timings"], "wait": 1000 * ticket.waited_s})
         if served.reranker is not None:
@@ -308,7 +315,8 @@ class Service:
         try:
             return await self._desk.run(work, tokens=tokens, gone=gone, ticket=ticket, writes=writes)
         finally:
-            request.state.log = {"tokens": ticket.tokens, "waited_ms": round(1000 * ticket.waited_s, 2)}
+            timings = {"waited_ms": 1000 * ticket.waited_s, **ticket.timings}
+            request.state.log = {"tokens": ticket.tokens, **{name: round(ms, 2) for name, ms in timings.items()}}
 
     async def _encode(
         self,
@@ -328,7 +336,9 @@ class Service:
         self._check_texts(texts)
 
         def work() -> tuple[list[str], int]:
+            began = perf_counter()
             vectors, cut = encoder.encode_counted(texts, kind=kind)
+            ticket.timings["encode_ms"] = 1000 * (perf_counter() - began)
             return [show(row) for row in vectors], int((cut > 0).sum())  # a row at a time: other threads get their turn
 
         rows, cut = await self._work(request, work, tokens_of(texts, encoder.max_tokens), ticket)
@@ -341,7 +351,13 @@ class Service:
         self._check_texts([query])
         self._check_texts(texts)
         beside = len(query.encode("utf-8", "replace"))
-        work = partial(reranker.score_counted, query, texts)
+
+        def work() -> tuple[FloatArray, IntArray]:
+            began = perf_counter()
+            scored = reranker.score_counted(query, texts)
+            ticket.timings["rerank_ms"] = 1000 * (perf_counter() - began)
+            return scored
+
         logits, cut = await self._work(request, work, tokens_of(texts, reranker.max_tokens, beside), ticket)
         headers = self._cut_header(reranker.name, int((cut > 0).sum()))
         return (logits if raw else reranker.probability(logits)), headers

@@ -77,6 +77,7 @@ class Ticket:
         self.withdrawn = False
         self.tokens = 0
         self.waited_s = 0.0
+        self.timings: dict[str, float] = {}  # milliseconds of each stage, NAME_ms
 
 
 _TICKET: contextvars.ContextVar[Ticket | None] = contextvars.ContextVar("ticket", default=None)
