@@ -626,7 +626,7 @@ def of_writer(index, name):
     return {one.id: one.text for one in index.passages() if one.id.startswith(f"{name}-")}
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.durability)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.durability)])
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, tiny_encoder_folder, rounds):
     """Each round: a server, three clients that write, and SIGKILL at a moment that nobody chose."""
     path = make_index(tmp_path / "new.idx", tiny_encoder_folder, 5)
