@@ -532,7 +532,7 @@ class MilvusLite:
         client = MilvusClient(str(folder / "bench.db"))
         schema = client.create_schema(auto_id=False)
         schema.add_field("number", DataType.INT64, is_primary=True)
-        schema.add_field("text", DataType.VARCHAR, max_length=2000, enable_analyzer=True)
+        schema.add_field("text", DataType.VARCHAR, max_length=65535, enable_analyzer=True)
         schema.add_field("tag", DataType.INT64)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIMS)
         schema.add_field("sparse", DataType.SPARSE_FLOAT_VECTOR)
