@@ -16,9 +16,9 @@ OURS, RIVAL = "shortlist", "tantivy"
 HEAD = """# Our index beside other stores
 
 Made by `make bench-index` (`bench/index.py`); Python {python}, {cpus} cores. Every engine has the same passages, vectors of
-384 numbers and 1,000 questions, and a process of its own for every step. **The machine was busy with other work: the load
-stands beside each engine, and a time says something only beside its neighbours of like load.** CPU seconds suffer less from
-that than seconds.
+384 numbers and 1,000 questions, and a process of its own for every step. **The machine had other work
+at times: the load at the start stands beside each engine (2 and less is the benchmark itself), and a time says something only
+beside others of like load.** CPU seconds suffer less from that than seconds.
 
 A search is for the 100 best; a store that keeps texts returns them too (ours whole passages). "recall" is recall@100
 against brute force in float32; "top ten" the share of the ten best that also are the formula's, summed up in float64 with
