@@ -498,9 +498,9 @@ class Index:
         were learnt on top of another first stage.
         """
         fuse_stages({"bm25": [], "dense": []}, fusion, weights)
-        self._store.keep("search", {"fusion": fusion, "weights": dict(weights), **facts})
-        if self.manifest.get("rerank"):
+        if self.manifest.get("rerank"):  # first: a crash in between leaves no weight that belongs to another fusion
             self._store.keep("rerank", {})
+        self._store.keep("search", {"fusion": fusion, "weights": dict(weights), **facts})
 
     def kept_weight(self, reranker: str, otherwise: float) -> float:
         """The weight of the reranker of this name that was stored, or `otherwise`."""

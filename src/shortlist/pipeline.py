@@ -143,7 +143,9 @@ class Pipeline:
         """Of each query the first stage to the greater of `candidates` and `depth`, the top `candidates` reranked."""
         if first is not None and first not in FIRST_STAGES:
             raise BadInput(f"first={first!r} is not a first stage. Expected one of {', '.join(FIRST_STAGES)}.")
-        _check(weight, max_ms)
+        if weight is not None:
+            _check_weight(weight)
+        _check_time(max_ms)
         if first == "none":
             if self.reranker is None:
                 raise BadInput("first='none' reads every passage with the reranker, but no reranker was given. Give one.")
@@ -213,7 +215,7 @@ def rerank(
     fewer or more than the rerankers, and for a negative max_ms.
     """
     shares = _shares(cascade, weight)
-    _check(None, max_ms)
+    _check_time(max_ms)
     first = {hit.id: hit.score for hit in ranking}
     if len(first) != len(ranking):
         raise BadInput(
@@ -266,7 +268,7 @@ def _shares(cascade: Sequence[Stage], weight: float | Sequence[float] | None) ->
     if len(shares) != len(cascade):
         raise BadInput(f"{len(shares)} weights for {len(cascade)} rerankers. Expected one weight, or one for each reranker.")
     for share in shares:
-        _check(share, None)
+        _check_weight(share)
     return shares
 
 
@@ -294,9 +296,12 @@ def _stage_names(cascade: Sequence[Stage]) -> list[str]:
     return [*names, "rerank"]
 
 
-def _check(weight: float | None, max_ms: float | None) -> None:
-    if weight is not None and not 0 <= weight <= 1:
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight <= 1:
         raise BadInput(f"weight={weight} of the reranker is out of range. Expected 0 (first stage alone) to 1.")
+
+
+def _check_time(max_ms: float | None) -> None:
     if max_ms is not None and not max_ms >= 0:
         raise BadInput(f"max_ms={max_ms}: expected milliseconds, 0 (first stage alone) or more, or None for no limit.")
 

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist import _native
-from shortlist.errors import BadInput, IndexFormatError
+from shortlist.errors import BadInput
 from shortlist.filters import KINDS, OWN_FIELDS, Interval, Mask, field_of, intervals, kind_of, span, term, value_of, values_of
-from shortlist.stores.durable import REBUILD
+from shortlist.stores.durable import damage_of
 from shortlist.stores.sections import Sections, write_sections
 from shortlist.types import ByteArray
 
@@ -169,10 +169,8 @@ class ColumnSegment:
 def merge_columns(segments: Sequence[ColumnSegment]) -> Columns:
     """Adjacent segments as one. Raises IndexFormatError if one of them is damaged."""
     first = segments[0].first
-    try:
+    with damage_of(segments[0].path.parent):
         offsets, data, starts, slots, _ = _native.merge_terms([one.part(one.first - first) for one in segments])
-    except (RuntimeError, ValueError) as error:
-        raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
     return Columns(sum(one.count for one in segments), offsets, data, starts, slots)
 
 
@@ -181,10 +179,8 @@ def keep_columns(segment: ColumnSegment, kept: ByteArray) -> Columns:
 
     Raises IndexFormatError if the segment is damaged.
     """
-    try:
+    with damage_of(segment.path):
         offsets, data, starts, slots, _ = _native.keep_terms(segment.part(0), kept)
-    except (RuntimeError, ValueError) as error:
-        raise IndexFormatError(f"{segment.path}: {error}. {REBUILD}") from error
     return Columns(int(np.count_nonzero(kept)), offsets, data, starts, slots)
 
 

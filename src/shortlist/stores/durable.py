@@ -83,6 +83,15 @@ def explained(path: Path) -> Iterator[None]:
         raise ShortlistError(f"{path}: {reason}{file}. {_ADVICE.get(error.errno or 0, SAFE)}") from error
 
 
+@contextlib.contextmanager
+def damage_of(path: Path) -> Iterator[None]:
+    """Turn what native loops refuse of a file's content into the IndexFormatError of a damaged file."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise IndexFormatError(f"{path}: {error}. {REBUILD}") from error
+
+
 class CheckedMap:
     """A memory-mapped region of a file with one CRC-32 a block; a block is verified before its first use.
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from shortlist import _native
 from shortlist.errors import IndexFormatError
-from shortlist.stores.durable import REBUILD
+from shortlist.stores.durable import REBUILD, damage_of
 from shortlist.stores.sections import Sections, write_sections
 from shortlist.types import ByteArray, FloatArray
 
@@ -153,10 +153,8 @@ class Segment:
 def merge(segments: Sequence[Segment]) -> Postings:
     """The postings of adjacent segments as one. Raises IndexFormatError if one of them is damaged."""
     first = segments[0].first
-    try:
+    with damage_of(segments[0].path.parent):
         offsets, data, starts, slots, tf = _native.merge_terms([one.part(one.first - first) for one in segments])
-    except (RuntimeError, ValueError) as error:
-        raise IndexFormatError(f"{segments[0].path.parent}: {error}. {REBUILD}") from error
     return Postings(np.concatenate([one.lengths for one in segments]), offsets, data, starts, slots, tf)
 
 
@@ -165,10 +163,8 @@ def keep(segment: Segment, kept: ByteArray) -> Postings:
 
     Raises IndexFormatError if the segment is damaged.
     """
-    try:
+    with damage_of(segment.path):
         offsets, data, starts, slots, tf = _native.keep_terms(segment.part(0), kept)
-    except (RuntimeError, ValueError) as error:
-        raise IndexFormatError(f"{segment.path}: {error}. {REBUILD}") from error
     return Postings(segment.lengths[kept != 0], offsets, data, starts, slots, tf)
 
 
