@@ -28,6 +28,7 @@ from shortlist.data import read_collection
 from shortlist.engines import native
 from shortlist.fuse import weighted_sum
 from shortlist.index import Index
+from shortlist.models.files import appearing
 from shortlist.types import Qrels, Run
 
 ROOT = Path(__file__).parents[1]
@@ -79,10 +80,8 @@ def write(path: Path, value: object) -> None:
 def opened(name: str, indexes: Path, encoder: shortlist.Encoder) -> Index:
     path = indexes / f"{name}.idx"
     if not path.exists():
-        part = path.with_suffix(".part")
-        with Index.create(part, encoder=encoder) as index:
+        with appearing(path) as part, Index.create(part, encoder=encoder) as index:
             index.add(shortlist.read_passages(DATA / name))
-        part.rename(path)
     return Index.open(path, encoder=encoder)
 
 

@@ -120,16 +120,37 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
         for name, tensor in weights(folder).items():
             np.testing.assert_allclose(weights(made[depth])[name], tensor, atol=1e-6, err_msg=name)
     logged = [(line["step"], line["loss"]) for line in read_log(out) if "loss" in line]
-    assert [step for step, _ in logged] == [20, 36]
+    assert [step for step, _ in logged] == [20, 29]
 
 
-def test_groups_that_were_never_drawn_are_put_aside(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
-    from shortlist.train.rerank import tune_reranker
+def test_some_groups_of_each_collection_are_put_aside_and_never_drawn(
+    groups: Groups, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    from shortlist.train.rerank import parted, tune_reranker
 
-    tune_reranker(groups, tiny_encoder_folder, tmp_path / "half", settings(epochs=0.5))
-    assert len(read_groups(tmp_path / "half" / "unseen")) == len(groups) - 24
-    tune_reranker(groups, tiny_encoder_folder, tmp_path / "whole", settings(epochs=1))
-    assert not (tmp_path / "whole" / "unseen").exists()
+    tune_reranker(groups, tiny_encoder_folder, tmp_path / "run", settings(epochs=0.5))
+    unseen = {g.query for g in read_groups(tmp_path / "run" / "unseen").groups}
+    aside, rest = parted(groups.groups)
+    assert unseen == {g.query for g in aside}
+    assert len(aside) == 9, "a fifth of 48"
+    assert [*aside, *rest] == list(groups.groups)
+    few = tuple(replace(g, source="few") for g in groups.groups[:4])
+    assert parted([*few, *groups.groups])[0] == aside, "four groups are too few to put one aside"
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(1.0, (400, 20)), (0.5, (343, 77)), (0.0, (210, 210))])
+def test_balance_repeats_small_collections(groups: Groups, balance: float, expected: tuple[int, int]) -> None:
+    from shortlist.train.rerank import drawn
+
+    large = [replace(groups.groups[0], source="large")] * 400
+    small = [replace(groups.groups[0], source="small")] * 20
+    order = drawn([*large, *small], 420, balance, 7)
+    counts = np.bincount(order, minlength=420)
+    assert (int(counts[:400].sum()), int(counts[400:].sum())) == expected
+    for part in (counts[:400], counts[400:]):
+        assert part.max() - part.min() <= 1, "all come before one comes again"
+    assert order == drawn([*large, *small], 420, balance, 7)
+    assert order != sorted(order)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
@@ -180,16 +201,26 @@ def test_a_training_goes_on_from_all_its_exits(trained: dict[int, Path], tiny_en
         np.testing.assert_allclose(scores[depth].numpy(), expected, atol=2e-4)
 
 
-def test_a_training_skips_what_an_earlier_one_drew(groups: Groups, tiny_encoder_folder: Path, tmp_path: Path) -> None:
-    from shortlist.train.rerank import tune_reranker
+def test_a_layer_computes_what_transformers_computes(tiny_encoder_folder: Path) -> None:
+    import torch
 
-    def unseen(out: Path) -> set[str]:
-        return {g.query for g in read_groups(out / "unseen").groups}
+    from shortlist.train.joint import start_reader, through
 
-    tune_reranker(groups, tiny_encoder_folder, tmp_path / "first", settings(epochs=0.5))
-    tune_reranker(groups, tiny_encoder_folder, tmp_path / "second", settings(epochs=0.25, skip=24))
-    assert len(unseen(tmp_path / "second")) == len(groups) - 24 - 8
-    assert unseen(tmp_path / "second") < unseen(tmp_path / "first")
+    model = start_reader(tiny_encoder_folder, [2], maxsim=True).eval()
+    layer, heads = model.body.encoder.layer[1], model.body.config.num_attention_heads
+    states = torch.randn(3, 7, model.body.config.hidden_size, generator=torch.Generator().manual_seed(4))
+    hidden = torch.zeros(3, 7)
+    hidden[1, 5:] = hidden[2, 2:] = -1e4
+    expected = layer(states, attention_mask=hidden[:, None, None, :])
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    found = through(layer, states, hidden, heads, torch.float32)
+    np.testing.assert_allclose(found.detach(), expected.detach(), atol=2e-6)
+    wrong = [torch.autograd.grad(x.square().sum(), list(layer.parameters()), retain_graph=True) for x in (found, expected)]
+    for ours, theirs in zip(*wrong, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4 * float(theirs.abs().max() + 1))
+    rough = through(layer, states.bfloat16(), hidden.bfloat16(), heads, torch.bfloat16)
+    assert rough.dtype == torch.bfloat16
+    np.testing.assert_allclose(rough.detach().float(), expected.detach(), atol=0.05)
 
 
 def test_the_pointwise_loss_is_the_cross_entropy_of_each_pair() -> None:

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 from transformers import BertConfig, BertModel
+from transformers.models.bert.modeling_bert import BertLayer
 
 from shortlist.errors import BadInput, ModelError
 from shortlist.models.card import read_card
@@ -107,24 +109,23 @@ class JointReader(nn.Module):
             **{k: v for k, v in config.items() if k in BertConfig().to_dict() and k not in ("dtype", "torch_dtype")}
         )
         body.vocab_size, body.pad_token_id, body.num_hidden_layers = 1, 0, max(exits)
-        body.hidden_dropout_prob = body.attention_probs_dropout_prob = 0.0
-        body._attn_implementation = "eager"  # on CPUs in bfloat16, 1.5 times as fast as torch's fused attention (torch 2.13)
+        body.hidden_dropout_prob = 0.0
         self.body = BertModel(body, add_pooling_layer=False)
         self.body.embeddings.word_embeddings.requires_grad_(False)
         self.heads = nn.ModuleDict({str(depth): Head(body.hidden_size, maxsim) for depth in self.exits})
 
-    def forward(self, batch: Batch) -> dict[int, Tensor]:
-        """Depth -> float[n], a score a pair."""
+    def forward(self, batch: Batch, dtype: torch.dtype = torch.float32) -> dict[int, Tensor]:
+        """Depth -> float32[n], a score a pair. The layers compute in `dtype`; weights and heads stay in float32."""
         device = next(self.parameters()).device
         batch = Batch(batch.ids.to(device), batch.segments.to(device), batch.mask.to(device))
-        states = self.body(
-            inputs_embeds=self._rows(batch.ids),
-            attention_mask=batch.mask.long(),
-            token_type_ids=batch.segments,
-            output_hidden_states=True,
-        ).hidden_states
-        with torch.autocast(device.type, enabled=False):
-            return {depth: self.heads[str(depth)](states[depth], batch) for depth in self.exits}
+        states = self.body.embeddings(inputs_embeds=self._rows(batch.ids), token_type_ids=batch.segments).to(dtype)
+        hidden = torch.zeros(batch.mask.shape, dtype=dtype, device=device).masked_fill(~batch.mask, -1e4)
+        scores = {}
+        for number, layer in enumerate(self.body.encoder.layer, 1):
+            states = through(layer, states, hidden, self.body.config.num_attention_heads, dtype)  # type: ignore[arg-type]
+            if number in self.exits:
+                scores[number] = self.heads[str(number)](states, batch)
+        return scores
 
     def _rows(self, ids: Tensor) -> Tensor:
         """float32[n, longest, hidden] of the token table."""
@@ -133,6 +134,41 @@ class JointReader(nn.Module):
         if self._scale is not None:
             rows *= self._scale[numbers, None]
         return torch.from_numpy(rows).to(ids.device)[torch.from_numpy(places.reshape(ids.shape)).to(ids.device)]
+
+
+def through(layer: BertLayer, states: Tensor, hidden: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """One layer of BERT (Devlin et al., NAACL 2019) without dropout: `states` and the result are dtype[n, longest, hidden].
+
+    hidden  dtype[n, longest], added to the attention to a token: 0, or a large negative number for padding
+
+    The layer's own forward in transformers is the reference; this one is four times as fast on a CPU in bfloat16, as it casts
+    each weight once, makes query, key and value in one product, and leaves nothing of a layer in float32.
+    """
+    n, longest, size = states.shape
+    attention, output = layer.attention.self, layer.attention.output
+    three = (attention.query, attention.key, attention.value)
+    weight, bias = torch.cat([part.weight for part in three]).to(dtype), torch.cat([part.bias for part in three]).to(dtype)
+    q, k, v = (
+        linear(states, weight, bias)
+        .view(n, longest, 3, heads, size // heads)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(3, n * heads, longest, size // heads)
+        .unbind(0)
+    )
+    apart = hidden[:, None, None, :].expand(n, heads, 1, longest).reshape(n * heads, 1, longest)
+    shares = torch.baddbmm(apart, q, k.transpose(1, 2), alpha=(size // heads) ** -0.5).softmax(-1)
+    mixed = (shares @ v).view(n, heads, longest, size // heads).transpose(1, 2).reshape(n, longest, size)
+    states = _normed(output.LayerNorm, states + _cast(output.dense, mixed))
+    widened = layer.intermediate.intermediate_act_fn(_cast(layer.intermediate.dense, states))
+    return _normed(layer.output.LayerNorm, states + _cast(layer.output.dense, widened))
+
+
+def _cast(layer: nn.Linear, states: Tensor) -> Tensor:
+    return linear(states, layer.weight.to(states.dtype), layer.bias.to(states.dtype))
+
+
+def _normed(norm: nn.LayerNorm, states: Tensor) -> Tensor:
+    return layer_norm(states, norm.normalized_shape, norm.weight.to(states.dtype), norm.bias.to(states.dtype), norm.eps)
 
 
 def start_reader(folder: Path, exits: Sequence[int], *, maxsim: bool, lower: Sequence[Path] = ()) -> JointReader:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ from shortlist.errors import BadInput
 from shortlist.index import Index
 from shortlist.models.files import appearing
 from shortlist.train.groups import Candidate, Group, Groups, write_groups
-from shortlist.types import Hit, Passage
+from shortlist.types import FloatArray, Hit, Passage, Ranking
 
 Progress = Callable[[int, int | None], None]
 DEPTH = 32
+_TOGETHER = 64
 
 
 def mine(
@@ -49,44 +49,67 @@ def mine(
     chosen = sorted((q for q, ids in relevant.items() if ids), key=_hash)[:queries]
     if not chosen:
         raise BadInput(f"{collection}: no question of the split {split!r} has a relevant passage.")
+    name = collection.name
     groups: list[Group] = []
     texts: dict[str, str] = {}
-    with _opened(indexes / f"{collection.name}.idx", data.passages, encoder) as index:
-        for done, query_id in enumerate(chosen, 1):
-            candidates, passages = _candidates(index, encoder, data.queries[query_id], relevant[query_id], depth)
-            name = collection.name
-            groups.append(
-                Group(name, f"{name}/{query_id}", tuple(replace(c, passage=f"{name}/{c.passage}") for c in candidates))
-            )
-            texts.update((f"{name}/{i}", text) for i, text in passages.items())
+    cosines = _Cosines(encoder)
+    with _opened(indexes / f"{name}.idx", data.passages, encoder) as index:
+        for start in range(0, len(chosen), _TOGETHER):
+            part = chosen[start : start + _TOGETHER]
+            questions = [data.queries[q] for q in part]
+            rankings = list(index.search_many(questions, k=depth, first="hybrid"))
+            found = [_passages(index, ranking, relevant[q]) for q, ranking in zip(part, rankings, strict=True)]
+            for q, ranking, passages, dense in zip(part, rankings, found, cosines(questions, rankings, found), strict=True):
+                groups.append(Group(name, f"{name}/{q}", _candidates(name, ranking, passages, dense, relevant[q])))
+                texts.update((f"{name}/{p.id}", p.content) for p in passages)
             if progress is not None:
-                progress(done, len(chosen))
-    write_groups(Groups(tuple(groups), {f"{collection.name}/{q}": data.queries[q] for q in chosen}, texts), out)
+                progress(len(groups), len(chosen))
+    write_groups(Groups(tuple(groups), {f"{name}/{q}": data.queries[q] for q in chosen}, texts), out)
     return len(groups)
 
 
+def _passages(index: Index, ranking: Ranking, relevant: Iterable[str]) -> list[Passage]:
+    """Those of the ranking, then the relevant ones that it lacks."""
+    found = {hit.id for hit in ranking.hits}
+    return [*(_passage(hit) for hit in ranking.hits), *(index.get(i) for i in relevant if i not in found)]
+
+
 def _candidates(
-    index: Index, encoder: Encoder, query: str, relevant: list[str], depth: int
-) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates of one question, and their texts by id."""
-    hits = index.search(query, k=depth, first="hybrid").hits
-    found = {hit.id for hit in hits}
-    missing = [index.get(i) for i in relevant if i not in found]
-    scores = np.array([hit.score for hit in hits])
+    name: str, ranking: Ranking, passages: Sequence[Passage], dense: Sequence[float], relevant: Iterable[str]
+) -> tuple[Candidate, ...]:
+    """One question's; the first stage's z-score of a passage that the ranking lacks is the lowest of those it has."""
+    scores = np.array([hit.score for hit in ranking.hits])
     z = (scores - scores.mean()) / (scores.std() or 1.0)
-    vector = encoder.encode([query], kind="query")[0]
-    passages = [*(_passage(hit) for hit in hits), *missing]
-    dense = {hit.id: hit.scores["dense"] for hit in hits if "dense" in hit.scores}
-    unknown = [p for p in passages if p.id not in dense]
-    if unknown:
-        cosines = encoder.encode([p.content for p in unknown]) @ vector
-        dense |= dict(zip([p.id for p in unknown], cosines.tolist(), strict=True))
-    first = [*z.tolist(), *[float(z.min())] * len(missing)]
-    candidates = [
-        Candidate(p.id, round(value, 4), p.id in relevant, round(dense[p.id], 4))
-        for p, value in zip(passages, first, strict=True)
-    ]
-    return candidates, {p.id: p.content for p in passages}
+    first = [*z.tolist(), *[float(z.min())] * (len(passages) - len(z))]
+    return tuple(
+        Candidate(f"{name}/{p.id}", round(value, 4), p.id in relevant, round(cosine, 4))
+        for p, value, cosine in zip(passages, first, dense, strict=True)
+    )
+
+
+class _Cosines:
+    """Of questions and their passages: what the index says, else computed. A passage is encoded once for all questions."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._vectors: dict[str, FloatArray] = {}
+
+    def __call__(
+        self, questions: Sequence[str], rankings: Sequence[Ranking], passages: Sequence[Sequence[Passage]]
+    ) -> list[list[float]]:
+        """A list a question, a cosine a passage."""
+        known = [{hit.id: hit.scores["dense"] for hit in r.hits if "dense" in hit.scores} for r in rankings]
+        new = {
+            p.id: p.content
+            for dense, found in zip(known, passages, strict=True)
+            for p in found
+            if p.id not in dense and p.id not in self._vectors
+        }
+        self._vectors |= zip(new, self._encoder.encode(list(new.values())), strict=True)
+        return [
+            [dense[p.id] if p.id in dense else float(self._vectors[p.id] @ asked) for p in found]
+            for dense, found, asked in zip(known, passages, self._encoder.encode(questions, kind="query"), strict=True)
+        ]
 
 
 def _passage(hit: Hit) -> Passage:

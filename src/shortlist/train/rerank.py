@@ -18,9 +18,9 @@ import json
 import platform
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from shortlist.types import Tokens
 Progress = Callable[[int, int | None], None]
 MAX_TOKENS = 512
 NO_CANDIDATE = -1e4
-WATCHED, UNSEEN = 15, 40  # groups of each collection that are looked at on the way, and that are put aside at the end
+WATCHED = 15  # groups of each collection that are looked at on the way
+UNSEEN, UNSEEN_PART = 40, 5  # of each collection so many groups are put aside, but no more than one in so many
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class RerankerSettings:
     inner         weight of the self-distillation between exits
     taught        weight of the teacher's part, where there is one
     pointwise     weight of the cross entropy of each pair by itself, which ties the level of the logits to relevance
-    skip          groups of the first epoch's order that are left out: an earlier training with the same groups drew them
+    balance       how far the collections' sizes decide how often they are drawn: a share of size ** balance each. 1 draws every
+                  group alike, 0 every collection; between them small ones are repeated so that large ones do not drown them
+                  (as in multilingual pretraining: Conneau and Lample, NeurIPS 2019)
     frozen        number of lowest layers that stay as they are, the embeddings included
     """
 
@@ -80,7 +83,7 @@ class RerankerSettings:
     inner: float = 0.5
     taught: float = 0.0
     pointwise: float = 0.0
-    skip: int = 0
+    balance: float = 1.0
     frozen: int = 0
     seed: int = 13
 
@@ -104,9 +107,9 @@ def tune_reranker(
     `start` is an encoder (a name or folder) or a reranker's folder; `lower` see `start_reader`. Goes on from
     `out/checkpoint.safetensors` if it is there and was made with the same settings; the result is the same as without the
     interruption. `out/log.jsonl` has a line every 20 steps, and one for each look at the `watched` groups (nDCG@10 of the
-    fused order, per collection). `facts` go into the cards. Groups that were never drawn (`epochs` below 1) are left in
-    `out/unseen`, some of each collection: judged questions for tuning the score that the network does not know. `stop_after`
-    ends this call after so many steps, as a kill would (the checkpoint stays).
+    fused order, per collection). `facts` go into the cards. A few groups of each collection are put aside into
+    `out/unseen`: judged questions for tuning the score that the network does not know. `stop_after` ends this call after so
+    many steps, as a kill would (the checkpoint stays).
 
     Raises BadInput if the checkpoint belongs to other settings or other groups, or if there is nothing to learn from.
     """
@@ -130,7 +133,7 @@ def tune_reranker(
             progress(training.step, steps)
     if training.step < steps:
         return {}
-    write_groups(first_of_each(training.unseen(), UNSEEN), out / "unseen")
+    write_groups(training.unseen, out / "unseen")
     write_json(out / "manifest.json", _manifest(training, folder, time.perf_counter() - began) | _before(lower))
     shared = {"table": card.table or address(folder, card), "table_fingerprint": table_fingerprint(table_folder(folder, card))}
     known = {"segments": True, "max_tokens": MAX_TOKENS, **shared, **(facts or {})}
@@ -152,12 +155,13 @@ class _Training:
     """The state of one run: what a checkpoint holds, and one step."""
 
     def __init__(self, model: JointReader, tokenizer: Tokenizer, groups: Groups, settings: RerankerSettings, out: Path) -> None:
-        usable = [g for g in groups.groups if len(g.candidates) > len(g.relevant)]
-        if not usable:
-            raise BadInput("no group has a candidate that is not relevant: there is nothing to tell apart.")
         self.model, self.tokenizer, self.groups, self.settings, self.out = model, tokenizer, groups, settings, out
-        self._usable = usable
-        self.steps = max(1, int(settings.epochs * len(usable)) // settings.batch)
+        aside, self._usable = parted([g for g in groups.groups if len(g.candidates) > len(g.relevant)])
+        if not self._usable:
+            raise BadInput("no group has a candidate that is not relevant: there is nothing to tell apart.")
+        self.unseen = Groups(aside, groups.queries, groups.passages)
+        self.steps = max(1, int(settings.epochs * len(self._usable)) // settings.batch)
+        self._order = drawn(self._usable, self.steps * settings.batch, settings.balance, settings.seed)
         self.step, self.pairs, self.seconds = 0, 0, 0.0
         heads = [p for p in model.heads.parameters() if p.requires_grad]
         body = [p for p in model.body.parameters() if p.requires_grad]
@@ -172,28 +176,12 @@ class _Training:
         done = step / self.steps
         return min(1.0, (step + 1) / max(1.0, self.settings.warmup * self.steps), max(0.0, (1 - done) / self.settings.decay))
 
-    def _chosen(self) -> list[Group]:
-        """The groups of this step: each epoch is a permutation of its own."""
-        n, batch = len(self._usable), self.settings.batch
-        chosen = []
-        drawn = self.settings.skip + self.step * batch
-        for place in range(drawn, drawn + batch):
-            epoch, at = divmod(place, n)
-            chosen.append(self._usable[_order(self.settings.seed, epoch, n)[at]])
-        return chosen
-
-    def unseen(self) -> Groups:
-        """The groups that no step draws, in the order of the folder; none from the first full epoch on."""
-        drawn = self.settings.skip + self.steps * self.settings.batch
-        order = _order(self.settings.seed, 0, len(self._usable))
-        rest = tuple(self._usable[i] for i in sorted(order[drawn:]))
-        return Groups(rest, self.groups.queries, self.groups.passages)
-
     def advance(self) -> None:
         """One step of the optimizer."""
         began = time.perf_counter()
         draw = random.Random(f"{self.settings.seed} {self.step}")
-        groups = self._chosen()
+        start = self.step * self.settings.batch
+        groups = [self._usable[i] for i in self._order[start : start + self.settings.batch]]
         lists = [sampled_candidates(g, self.settings.negatives, self.settings.margin, draw) for g in groups]
         window = draw.choice(self.settings.windows)
         scores = score_lists(self.model, self.tokenizer, self.groups, groups, lists, window)
@@ -273,10 +261,35 @@ class _Training:
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
-    """The order in which an epoch draws its groups."""
-    return tuple(np.random.default_rng([seed, epoch]).permutation(count).tolist())
+def parted(groups: Sequence[Group]) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+    """Those to put aside, the first of each collection, and the others; a collection of few groups keeps them."""
+    sizes, seen = Counter(g.source for g in groups), Counter[str]()
+    aside: list[Group] = []
+    rest: list[Group] = []
+    for group in groups:
+        seen[group.source] += 1
+        most = min(UNSEEN, sizes[group.source] // UNSEEN_PART)
+        (aside if seen[group.source] <= most else rest).append(group)
+    return tuple(aside), tuple(rest)
+
+
+def drawn(groups: Sequence[Group], count: int, balance: float, seed: int) -> list[int]:
+    """The places of the `count` groups that a training meets, in its order; `balance` see `RerankerSettings`.
+
+    Within a collection no group comes again before all others have come as often.
+    """
+    random = np.random.default_rng(seed)
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group.source, []).append(place)
+    shares = np.array([len(own) ** balance for own in places.values()])
+    ends = np.round(count * np.cumsum(shares) / shares.sum()).astype(int)
+    out: list[int] = []
+    for own, end in zip(places.values(), ends.tolist(), strict=True):
+        wanted = end - len(out)
+        rounds = [random.permutation(own) for _ in range(-(-wanted // len(own)))]
+        out += np.concatenate([np.zeros(0, int), *rounds])[:wanted].tolist()
+    return [out[i] for i in random.permutation(count)]
 
 
 def _ordered(model: JointReader, names: Sequence[str]) -> list[str]:
@@ -317,8 +330,8 @@ def _forward(model: JointReader, tokens: Tokens, padded: int = 6144) -> dict[int
         parts[-1].append(row)
     device = next(model.parameters()).device.type
     places = torch.from_numpy(np.argsort(np.concatenate(parts), kind="stable"))
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=has_bfloat16(device)):
-        scored = [model(Batch.of(tokens, part)) for part in parts]
+    dtype = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    scored = [model(Batch.of(tokens, part), dtype) for part in parts]
     return {depth: torch.cat([s[depth] for s in scored]).cpu()[places] for depth in model.exits}
 
 
@@ -404,7 +417,7 @@ def _manifest(training: _Training, start: Path, seconds: float) -> dict[str, Any
         "settings": asdict(training.settings),
         "start": start.name,
         "groups": sources,
-        "drawn": min(training.steps * training.settings.batch, sum(sources.values()) - training.settings.skip),
+        "drawn": len(set(training._order)),
         "identity": training.identity,
         "steps": training.steps,
         "pairs": training.pairs,
