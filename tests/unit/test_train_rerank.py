@@ -238,6 +238,20 @@ def test_the_pointwise_loss_is_the_cross_entropy_of_each_pair() -> None:
     assert float(added) == pytest.approx(0.5 * expected, abs=1e-6)
 
 
+def test_a_training_starts_with_logits_at_the_level_of_the_odds(
+    groups: Groups, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    from shortlist.train.rerank import tune_reranker
+
+    made = tune_reranker(groups, tiny_encoder_folder, tmp_path / "run", settings(epochs=0.2, rate=1e-9))
+    for folder in made.values():
+        reranker = Reranker.load(folder, precision="float32")
+        scores = [
+            reranker.score(groups.queries[g.query], [groups.passages[c.passage] for c in g.candidates]) for g in groups.groups
+        ]
+        assert float(np.mean(scores)) == pytest.approx(np.log(1 / 3), abs=0.5)
+
+
 def test_a_student_follows_its_teacher(trained: dict[int, Path], tiny_encoder_folder: Path, tmp_path: Path) -> None:
     from shortlist.train.distill import ask_teacher
     from shortlist.train.rerank import tune_reranker

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import random
 import time
@@ -121,6 +122,8 @@ def tune_reranker(
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     training = _Training(model, Tokenizer.load(table_folder(folder, card)), groups, settings, out)
     training.resume()
+    if not training.step:
+        training.level()
     began, steps = time.perf_counter(), training.steps
     end = steps if stop_after is None else min(steps, training.step + stop_after)
     while training.step < end:
@@ -176,15 +179,32 @@ class _Training:
         done = step / self.steps
         return min(1.0, (step + 1) / max(1.0, self.settings.warmup * self.steps), max(0.0, (1 - done) / self.settings.decay))
 
-    def advance(self) -> None:
-        """One step of the optimizer."""
-        began = time.perf_counter()
+    def _scored(self) -> tuple[dict[int, Tensor], list[list[Candidate]]]:
+        """The scores of this step's groups, and the candidates that were drawn for them."""
         draw = random.Random(f"{self.settings.seed} {self.step}")
         start = self.step * self.settings.batch
         groups = [self._usable[i] for i in self._order[start : start + self.settings.batch]]
         lists = [sampled_candidates(g, self.settings.negatives, self.settings.margin, draw) for g in groups]
         window = draw.choice(self.settings.windows)
-        scores = score_lists(self.model, self.tokenizer, self.groups, groups, lists, window)
+        return score_lists(self.model, self.tokenizer, self.groups, groups, lists, window), lists
+
+    @torch.no_grad()
+    def level(self) -> None:
+        """Start every head's bias where its mean score over the first step's pairs is the log odds of a relevant one.
+
+        The cosines of an untrained head put all its logits some twenty above that, which a bias never walks in a training: the
+        pointwise loss would shrink the cosines instead.
+        """
+        scores, lists = self._scored()
+        pairs = sum(map(len, lists))
+        odds = math.log(len(lists) / (pairs - len(lists)))
+        for depth, found in scores.items():
+            self.model.heads[str(depth)].classifier.bias += odds - found[found > NO_CANDIDATE].mean()  # type: ignore[union-attr, operator]
+
+    def advance(self) -> None:
+        """One step of the optimizer."""
+        began = time.perf_counter()
+        scores, lists = self._scored()
         loss, facts = losses(scores, lists, self.settings)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
