@@ -9,21 +9,21 @@ data=${SHORTLIST_DATA:-../shared/data}
 mkdir -p "$work"
 shortlist models fetch shortlist-embed
 
-# Questions of train splits; hard collections in full, large or easy ones in part.
+# Questions of train splits, and text that nobody judged: titles for their abstracts, sentences for their translations.
 mine() { out=$1; shift; shortlist train mine "$@" -o "$work/$out" --indexes "$work/indexes"; }
 [ -d "$work/pseudo" ] || python bench/train/pseudo.py "$work/pseudo"
-mine groups "$data/tydi-ko" "$data/dureader-demo" "$data/tydi-sw" "$data/tydi-en" "$data/scifact" "$data/arcd" \
-  "$data/squad-sent:train:6000" "$data/cmrc2018:train:3000" "$data/afriqa" "$data/facqa:train:1500" "$data/faquad" \
-  "$data/cmrc2017-user:train:800" "$data/amqa:train:1000" "$data/iapp-thai:train:2500" "$data/pubmedqa" \
-  "$data/jaquad:train:4000" "$work/pseudo/ntrex-1"
-# Development splits that nothing is reported on: with the questions that the training leaves unseen, for weight and temperature.
+mine groups "$data/dureader-demo" "$data/arcd" "$data/amqa" "$data/cmrc2017-user" "$data/faquad" "$data/facqa" "$data/afriqa" \
+  "$data/iapp-thai" "$data/cmrc2018" "$data/jaquad:train:8000" "$data/tydi-ko" "$data/tydi-sw" "$data/tydi-en" "$data/scifact" \
+  "$data/pubmedqa" "$data/squad-sent" "$work/pseudo/ntrex-1" "$work/pseudo/titles-scifact"
+# Development splits that nothing is reported on: with the questions that the training puts aside, for weight and temperature.
 mine dev "$data/cmrc2018:dev:60" "$data/iapp-thai:dev:60" "$data/afriqa:dev:60" "$data/amqa:dev:60" "$data/heq:dev:60" \
   "$data/norquad:dev:60" "$data/pquad:dev:60" "$data/csl-title:dev:60"
 
-# L-2, L-4 and L-6 are exits of one network.
-shortlist train tune "$work/groups" -o "$work/run6" --kind reranker \
-  --set exits=2,4,6 --set negatives=4 --set batch=10 --set windows=64,64,96,128 --set epochs=0.4475 --set rate=1e-4
-rm -rf "$work/run6/unseen/ntrex-1" # translations are no questions: they have no say in the weight
+# L-2, L-4 and L-6 are exits of one network. The allocator keeps its pages: a tenth faster.
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=17179869184
+shortlist train tune "$work/groups" -o "$work/run6" --watch "$work/dev" --set exits=2,4,6 --set negatives=4 --set batch=16 \
+  --set windows=64,64,96,128 --set balance=0.5 --set pointwise=0.5 --set rate=1.2e-4 --set epochs=0.77
+rm -rf "$work/run6/unseen/ntrex-1" "$work/run6/unseen/titles-scifact" # no questions: they have no say in the weight
 python bench/train/make_cards.py fields "$work/run6" 128 > "$work/fields.json"
 for size in L-2 L-4 L-6; do
   [ -f "$work/$size.json" ] && continue

@@ -552,7 +552,7 @@ def _training(manifest: Facts, data: Facts, folder: Path) -> list[str]:
     rows = _collections(manifest, data)
     parts = [_method(manifest.get("settings", {}), str(manifest.get("start", "")))]
     if "before" in manifest:
-        parts.append("It goes on from an earlier training by the same method, on questions that one had not drawn.")
+        parts.append("It goes on from an earlier training by the same method, whose questions may be among these.")
     if rows:
         total = ("**all**", "", "", f"{sum(count for *_, count in rows):,}")
         lines = [(key, name, licence, f"{count:,}") for key, name, licence, count in rows]
@@ -582,8 +582,13 @@ def _method(settings: Facts, start: str) -> str:
     return (
         f"{begin}Each question comes with its relevant passage and {settings['negatives']} of the candidates that our own "
         f"hybrid search finds; those that the encoder scores more than {settings.get('margin', 0):g} above the relevant one "
-        f"may be relevant too and are left out. Losses: {'; '.join(losses)}."
+        f"may be relevant too and are left out. {_balance(settings.get('balance', 1))}Losses: {'; '.join(losses)}."
     )
+
+
+def _balance(exponent: float) -> str:
+    """How often collections are drawn, unless every group is drawn alike."""
+    return "" if exponent == 1 else f"Collections are drawn in proportion to their size to the power of {exponent:g}. "
 
 
 def _course(manifest: Facts) -> list[Row]:
