@@ -32,12 +32,12 @@ def drawn_groups(count: int, first: float, second: float) -> tuple[list[Group], 
 
 def test_the_better_stage_gets_the_weight() -> None:
     equal = tune_scores(*drawn_groups(400, 2.0, 2.0))
-    assert 0.2 < equal.weight < 0.8
+    assert 0.1 < equal.weight < 0.8
     assert tune_scores(*drawn_groups(400, 3.0, 0.3)).weight < equal.weight
     assert tune_scores(*drawn_groups(400, 0.3, 3.0)).weight > equal.weight
 
 
-def test_the_weight_is_the_smallest_with_four_fifths_of_the_best_worth() -> None:
+def test_the_weight_is_the_smallest_with_three_fifths_of_the_best_worth() -> None:
     tuned = tune_scores(*drawn_groups(400, 2.0, 2.0))
     means = {w: np.mean(list(values.values())) for w, values in tuned.by_weight.items()}
     first = tuned.by_weight[0.0]
@@ -45,8 +45,8 @@ def test_the_weight_is_the_smallest_with_four_fifths_of_the_best_worth() -> None
     for weight, values in tuned.by_weight.items():
         gains = [values[name] - first[name] for name in first]
         worth[weight] = sum(g if g > 0 else 3 * g for g in gains) / len(gains)
-    assert worth[tuned.weight] >= 0.8 * max(worth.values())
-    assert all(worth[w] < 0.8 * max(worth.values()) for w in worth if w < tuned.weight)
+    assert worth[tuned.weight] >= 0.6 * max(worth.values())
+    assert all(worth[w] < 0.6 * max(worth.values()) for w in worth if w < tuned.weight)
     assert tuned.weight < max(worth, key=worth.__getitem__)
     assert means[tuned.weight] > max(means[0.0], means[1.0]) + 0.02
 
