@@ -141,8 +141,8 @@ def through(layer: BertLayer, states: Tensor, hidden: Tensor, heads: int, dtype:
 
     hidden  dtype[n, longest], added to the attention to a token: 0, or a large negative number for padding
 
-    The layer's own forward in transformers is the reference; this one is four times as fast on a CPU in bfloat16, as it casts
-    each weight once, makes query, key and value in one product, and leaves nothing of a layer in float32.
+    The layer's own forward in transformers is the reference. A training with this one is a quarter faster on a CPU in bfloat16:
+    query, key and value are one product, and nothing between the products is in float32.
     """
     n, longest, size = states.shape
     attention, output = layer.attention.self, layer.attention.output

@@ -197,7 +197,7 @@ class _Training:
         """
         scores, lists = self._scored()
         pairs = sum(map(len, lists))
-        odds = math.log(len(lists) / (pairs - len(lists)))
+        odds = math.log(len(lists) / max(1, pairs - len(lists)))
         for depth, found in scores.items():
             self.model.heads[str(depth)].classifier.bias += odds - found[found > NO_CANDIDATE].mean()  # type: ignore[union-attr, operator]
 
