@@ -97,7 +97,7 @@ def test_from_judged_questions_to_a_search(
     recipe = ("--set", "exits=1,2", "--set", "epochs=8", "--set", "rate=2e-3", "--set", "windows=16", "--threads", "1")
     run("train", "tune", tmp_path / "groups", "-o", out, "--start", tiny_encoder_folder, "--watch", tmp_path / "dev", *recipe)
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["groups"] == {"towns": 16}
+    assert manifest["groups"] == {"towns": 13}, "three of sixteen are put aside"
     assert any("watched" in line for line in map(json.loads, (out / "log.jsonl").read_text(encoding="utf-8").splitlines()))
     fields = tmp_path / "fields.json"
     fields.write_text(json.dumps({"licence": "MIT", "window": 16}), encoding="utf-8")
